@@ -1,0 +1,115 @@
+package cas_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/cas"
+	"attentive.internal/pkg/queuetest"
+)
+
+type counter struct {
+	N int `json:"n"`
+}
+
+func bucket(t *testing.T) jetstream.KeyValue {
+	t.Helper()
+	kv, err := queuetest.Start(t).Conn(t).JS.KeyValue(t.Context(), broker.BucketFiles)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kv
+}
+
+func TestStoreRefusesAStaleRevision(t *testing.T) {
+	t.Parallel()
+	kv := bucket(t)
+	first, err := cas.Store(t.Context(), kv, "k", counter{1}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cas.Store(t.Context(), kv, "k", counter{2}, 0); !errors.Is(err, cas.ErrConflict) {
+		t.Errorf("second create: got %v, want ErrConflict", err)
+	}
+	if _, err := cas.Store(t.Context(), kv, "k", counter{2}, first); err != nil {
+		t.Errorf("update at the current revision: %v", err)
+	}
+	if _, err := cas.Store(t.Context(), kv, "k", counter{3}, first); !errors.Is(err, cas.ErrConflict) {
+		t.Errorf("update at an old revision: got %v, want ErrConflict", err)
+	}
+	got, revision, err := cas.Load[counter](t.Context(), kv, "k")
+	if err != nil || got.N != 2 || revision <= first {
+		t.Errorf("Load = %v, %d, %v; want 2 at a newer revision than %d", got, revision, err, first)
+	}
+}
+
+func TestLoadOfAMissingKeyIsTheZeroValue(t *testing.T) {
+	t.Parallel()
+	got, revision, err := cas.Load[counter](t.Context(), bucket(t), "nothing")
+	if got.N != 0 || revision != 0 || err != nil {
+		t.Errorf("Load = %v, %d, %v; want zero, 0, nil", got, revision, err)
+	}
+}
+
+func TestLoadNamesAValueItCannotRead(t *testing.T) {
+	t.Parallel()
+	kv := bucket(t)
+	if _, err := kv.PutString(t.Context(), "k", "not JSON"); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := cas.Load[counter](t.Context(), kv, "k"); err == nil {
+		t.Error("Load of a damaged value: got nil error")
+	}
+}
+
+func TestConcurrentChangesAllCount(t *testing.T) {
+	t.Parallel()
+	kv := bucket(t)
+	const writers, each = 4, 20
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Go(func() {
+			for range each {
+				err := cas.Change(t.Context(), kv, "k", func(c *counter) error { c.N++; return nil })
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if got, _, err := cas.Load[counter](t.Context(), kv, "k"); err != nil || got.N != writers*each {
+		t.Errorf("after %d changes: %v, %v", writers*each, got, err)
+	}
+}
+
+func TestChangeThatKeepsWritesNothing(t *testing.T) {
+	t.Parallel()
+	kv := bucket(t)
+	keep := func(c *counter) error { c.N = 9; return cas.ErrKeep }
+	if err := cas.Change(t.Context(), kv, "k", keep); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kv.Get(t.Context(), "k"); !errors.Is(err, jetstream.ErrKeyNotFound) {
+		t.Errorf("get: %v, want ErrKeyNotFound", err)
+	}
+	refuse := errors.New("refused")
+	if err := cas.Change(t.Context(), kv, "k", func(*counter) error { return refuse }); !errors.Is(err, refuse) {
+		t.Errorf("Change = %v, want the change's own error", err)
+	}
+}
+
+func TestChangeEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	kv := bucket(t)
+	cancel()
+	if err := cas.Change(ctx, kv, "k", func(*counter) error { return nil }); !errors.Is(err, context.Canceled) {
+		t.Errorf("Change = %v, want context.Canceled", err)
+	}
+}
