@@ -1,0 +1,192 @@
+package contract
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+
+	"attentive.internal/pkg/fault"
+	attentivev1 "attentive.internal/proto/attentive/v1"
+	"google.golang.org/protobuf/proto"
+)
+
+// LiveJob stands for the job in the subject of a profile published alone.
+const LiveJob = "live"
+
+// noJob stands in the subject of a dead letter whose job cannot be told, or
+// has an id that no subject can hold.
+const noJob = "unknown"
+
+const root = "attentive.v1."
+
+// JobSubject returns the subject of jobs of kind k, [Segment] or [Expand].
+func JobSubject(k Kind, destination string) string {
+	return root + string(k) + "." + destination
+}
+
+// ProfileSubject returns the subject of profiles of kind k. The job is
+// [LiveJob] for a profile published alone.
+func ProfileSubject(destination string, k Kind, job string) string {
+	return root + "profile." + destination + "." + string(k) + "." + job
+}
+
+// CheckpointSubject returns the subject that keeps how far a job is expanded.
+// It lies in the stream of the profiles, so that both change in one batch.
+func CheckpointSubject(destination, job string) string {
+	return root + "checkpoint." + destination + "." + job
+}
+
+// EventSubject returns the subject of a job's events; k is [Segment] or
+// [Expand].
+func EventSubject(k Kind, destination, job string) string {
+	return root + "event." + string(k) + "." + destination + "." + job
+}
+
+// DeadSubject returns the subject of a dead letter. A job that is empty, or is
+// no subject token, becomes "unknown".
+func DeadSubject(k Kind, destination, job string) string {
+	if !isToken(job) {
+		job = noJob
+	}
+	return root + "dead." + string(k) + "." + destination + "." + job
+}
+
+// ConsumerFilter returns what the durable consumer of k and destination
+// filters on. Filters of two consumers never overlap.
+func ConsumerFilter(k Kind, destination string) string {
+	if k.Job() {
+		return JobSubject(k, destination)
+	}
+	return ProfileSubject(destination, k, "*")
+}
+
+// MsgID returns the Nats-Msg-Id of the job or profile with the id.
+func MsgID(destination, id string) string { return destination + "/" + id }
+
+// Address is what a subject says about its message.
+type Address struct {
+	Kind        Kind
+	Destination string
+	// Job is the job's id, [LiveJob], or "" where the subject does not tell.
+	Job string
+}
+
+// ParseSubject reads the subject of a job, profile, event or dead letter.
+//
+// The shape and the kind are checked. Destination and job are what a publisher
+// wrote, and may break the contract; [CheckSubject] judges them.
+func ParseSubject(subject string) (Address, error) {
+	bad := func(want string) (Address, error) {
+		return Address{}, fmt.Errorf("subject %.200q: want %s", subject, want)
+	}
+	rest, ok := strings.CutPrefix(subject, root)
+	if !ok {
+		return bad(root + "<class>...")
+	}
+	token := strings.Split(rest, ".")
+	if slices.ContainsFunc(token, func(s string) bool { return !isToken(s) }) {
+		return bad("tokens without spaces or wildcards")
+	}
+	switch class := token[0]; class {
+	case "segment", "expand":
+		if len(token) != 2 {
+			return bad(root + class + ".<destination>")
+		}
+		return Address{Kind: Kind(class), Destination: token[1]}, nil
+	case "profile":
+		if len(token) != 4 || !Kind(token[2]).Profile() {
+			return bad(root + "profile.<destination>.<attributes|subscribe|unsubscribe>.<job>")
+		}
+		return Address{Kind: Kind(token[2]), Destination: token[1], Job: token[3]}, nil
+	case "event":
+		if len(token) != 4 || !Kind(token[1]).Job() {
+			return bad(root + "event.<segment|expand>.<destination>.<job>")
+		}
+		return Address{Kind: Kind(token[1]), Destination: token[2], Job: token[3]}, nil
+	case "dead":
+		if len(token) != 4 || !slices.Contains(Kinds(), Kind(token[1])) {
+			return bad(root + "dead.<kind>.<destination>.<job>")
+		}
+		a := Address{Kind: Kind(token[1]), Destination: token[2], Job: token[3]}
+		if a.Job == noJob {
+			a.Job = ""
+		}
+		return a, nil
+	}
+	return bad("a class of segment, expand, profile, event or dead")
+}
+
+// CheckSubject returns a Permanent fault when m was published to another
+// subject than it belongs to: a job to another destination than it names, a
+// profile to another queue than its operation says.
+func CheckSubject(subject string, m proto.Message) error {
+	got, err := ParseSubject(subject)
+	if err != nil {
+		return fault.Permanentf(fault.InvalidMessage, "%w", err)
+	}
+	var want string
+	switch m := m.(type) {
+	case *attentivev1.SegmentJob:
+		want = JobSubject(Segment, m.GetDestination())
+	case *attentivev1.AttributesJob:
+		want = JobSubject(Expand, m.GetDestination())
+	case *attentivev1.Profile:
+		if !isID(got.Destination) {
+			return fault.Permanentf(fault.InvalidMessage, "subject %.200q: the destination must have 1 to 32 of a-z, 0-9 and -", subject)
+		}
+		if got.Job != LiveJob && !isUUID(got.Job) {
+			return fault.Permanentf(fault.InvalidMessage, "subject %.200q: the job must be %q or a UUID in lower case", subject, LiveJob)
+		}
+		want = ProfileSubject(got.Destination, KindOf(m), got.Job)
+	case *attentivev1.JobEvent:
+		want = EventSubject(got.Kind, m.GetDestination(), m.GetJobId())
+	default:
+		return fault.Permanentf(fault.InvalidMessage, "%s is not a message of the contract", nameOf(m))
+	}
+	if subject != want {
+		return fault.Permanentf(fault.InvalidMessage, "subject %.200q: the %s in it belongs to %.200q", subject, nameOf(m), want)
+	}
+	return nil
+}
+
+// isToken reports whether s can be one token of a subject.
+func isToken(s string) bool {
+	return s != "" && len(s) <= 128 && !strings.ContainsFunc(s, func(r rune) bool {
+		return r == '.' || r == '*' || r == '>' || r == unicode.ReplacementChar || unicode.IsSpace(r) || unicode.IsControl(r)
+	})
+}
+
+// isID reports whether s is an id of a destination, template or credential.
+func isID(s string) bool {
+	if len(s) < 1 || len(s) > 32 {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'z') {
+			return false
+		}
+	}
+	return true
+}
+
+// isUUID reports whether s is a UUID in lower case with hyphens.
+func isUUID(s string) bool {
+	if len(s) != 36 {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		switch i {
+		case 8, 13, 18, 23:
+			if c != '-' {
+				return false
+			}
+		default:
+			if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+				return false
+			}
+		}
+	}
+	return true
+}
