@@ -1,0 +1,232 @@
+// Package ledger keeps the state of every job: the only truth about what has
+// been done for it, whatever the queue delivers again.
+//
+// An entry lives in the KV bucket attentive_ledger under
+// <kind>.<destination>.<job>. Every change is a compare-and-set on the revision
+// that was read, so of two workers that believe they own a job one loses before
+// it acts. The states of a job:
+//
+//	segment:  received ─▶ uploading ─▶ publishing ─▶ succeeded
+//	expand:   received ─▶ expanding ─▶ sending ────▶ succeeded
+//
+//	any but succeeded ─▶ dead_lettered ─(replay)─▶ received
+//	any but succeeded ─▶ cancelled
+//
+// A segment job that is uploading starts over after a crash; one that is
+// publishing must be finished, because some of its files may be visible. An
+// attributes job that is expanding goes on after its last checkpoint.
+package ledger
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	attentivev1 "attentive.internal/proto/attentive/v1"
+
+	"attentive.internal/pkg/cas"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/fault"
+)
+
+// State is where a job is.
+type State string
+
+// States of a job.
+const (
+	Received     State = "received"
+	Uploading    State = "uploading"
+	Publishing   State = "publishing"
+	Expanding    State = "expanding"
+	Sending      State = "sending"
+	Succeeded    State = "succeeded"
+	DeadLettered State = "dead_lettered"
+	Cancelled    State = "cancelled"
+)
+
+// Event returns the state as job events name it.
+func (s State) Event() attentivev1.JobState {
+	switch s {
+	case Received:
+		return attentivev1.JobState_JOB_STATE_RECEIVED
+	case Uploading:
+		return attentivev1.JobState_JOB_STATE_UPLOADING
+	case Publishing:
+		return attentivev1.JobState_JOB_STATE_PUBLISHING
+	case Expanding:
+		return attentivev1.JobState_JOB_STATE_EXPANDING
+	case Sending:
+		return attentivev1.JobState_JOB_STATE_SENDING
+	case Succeeded:
+		return attentivev1.JobState_JOB_STATE_SUCCEEDED
+	case DeadLettered:
+		return attentivev1.JobState_JOB_STATE_DEAD_LETTERED
+	case Cancelled:
+		return attentivev1.JobState_JOB_STATE_CANCELLED
+	}
+	return attentivev1.JobState_JOB_STATE_UNSPECIFIED
+}
+
+// Terminal reports whether nothing more happens to a job in s by itself.
+func (s State) Terminal() bool {
+	return s == Succeeded || s == DeadLettered || s == Cancelled
+}
+
+// Entry is what is known of one job. It holds no personal data.
+type Entry struct {
+	Kind        contract.Kind `json:"kind"`
+	Destination string        `json:"destination"`
+	JobID       string        `json:"job_id"`
+	State       State         `json:"state"`
+	// Fingerprint is the SHA-256 of the message's bytes, in hex.
+	Fingerprint string `json:"fingerprint"`
+	// Sequence of the first message that carried the job: its place among the
+	// jobs of its stream, which a replay does not change.
+	Sequence uint64 `json:"sequence"`
+	// Settled is the sequence of the message that was dead-lettered last.
+	Settled  uint64    `json:"settled,omitempty"`
+	Received time.Time `json:"received"`
+	Updated  time.Time `json:"updated"`
+	// Failures counts retryable failures since the job was received or
+	// replayed, Spent is the time they took, waits included and blocks not.
+	Failures int           `json:"failures,omitempty"`
+	Spent    time.Duration `json:"spent,omitempty"`
+	// Reason and Detail say why the job was dead-lettered.
+	Reason   fault.Reason                 `json:"reason,omitempty"`
+	Detail   string                       `json:"detail,omitempty"`
+	Progress *attentivev1.Progress        `json:"progress,omitempty"`
+	Segments []*attentivev1.SegmentResult `json:"segments,omitempty"`
+	Warnings []string                     `json:"warnings,omitempty"`
+	// Plan is the worker's own: what it needs to finish what it began.
+	Plan json.RawMessage `json:"plan,omitempty"`
+}
+
+// Attempt is the number of the current attempt, from 1.
+func (e Entry) Attempt() int { return e.Failures + 1 }
+
+// ErrStale is returned by Change when somebody else has changed the entry.
+var ErrStale = errors.New("ledger entry was changed by somebody else")
+
+// Ledger reads and changes entries. It is safe for concurrent use.
+type Ledger struct {
+	kv jetstream.KeyValue
+}
+
+// New returns a Ledger over the bucket attentive_ledger.
+func New(kv jetstream.KeyValue) *Ledger { return &Ledger{kv: kv} }
+
+// Record is one entry at a known revision. It is not safe for concurrent use.
+type Record struct {
+	kv       jetstream.KeyValue
+	entry    Entry
+	revision uint64
+}
+
+// Begin returns the record of a job. A job seen for the first time is stored
+// as Received with what first says of it. A job id that was used before with
+// other bytes is a Permanent fault, JobIDReused.
+func (l *Ledger) Begin(ctx context.Context, first Entry) (*Record, error) {
+	key := Key(first.Kind, first.Destination, first.JobID)
+	for {
+		entry, revision, err := cas.Load[Entry](ctx, l.kv, key)
+		if err != nil {
+			return nil, err
+		}
+		if revision > 0 {
+			if entry.Fingerprint != first.Fingerprint {
+				return nil, fault.Permanentf(fault.JobIDReused, "job %s of %s: the id was used on %s for a job with other content; publish it under a new id",
+					first.JobID, first.Destination, entry.Received.UTC().Format(time.RFC3339))
+			}
+			return &Record{kv: l.kv, entry: entry, revision: revision}, nil
+		}
+		first.State = Received
+		first.Received = time.Now().UTC()
+		first.Updated = first.Received
+		revision, err = cas.Store(ctx, l.kv, key, first, 0)
+		if errors.Is(err, cas.ErrConflict) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return &Record{kv: l.kv, entry: first, revision: revision}, nil
+	}
+}
+
+// Find returns the record of a job; ok is false when there is none.
+func (l *Ledger) Find(ctx context.Context, k contract.Kind, destination, job string) (r *Record, ok bool, err error) {
+	entry, revision, err := cas.Load[Entry](ctx, l.kv, Key(k, destination, job))
+	if err != nil || revision == 0 {
+		return nil, false, err
+	}
+	return &Record{kv: l.kv, entry: entry, revision: revision}, true, nil
+}
+
+// List yields the records of all jobs of kind k of a destination, in no order.
+func (l *Ledger) List(ctx context.Context, k contract.Kind, destination string) iter.Seq2[*Record, error] {
+	return func(yield func(*Record, error) bool) {
+		keys, err := l.kv.ListKeysFiltered(ctx, Key(k, destination, "*"))
+		if err != nil {
+			yield(nil, fmt.Errorf("list jobs of %s: %w", destination, err))
+			return
+		}
+		defer func() { _ = keys.Stop() }() // reading is all that ends
+		for key := range keys.Keys() {
+			entry, revision, err := cas.Load[Entry](ctx, l.kv, key)
+			if err == nil && revision == 0 {
+				continue // gone since it was listed
+			}
+			if !yield(&Record{kv: l.kv, entry: entry, revision: revision}, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Entry returns the entry as last read or written.
+func (r *Record) Entry() Entry { return r.entry }
+
+// Change stores the entry as change leaves it; change replaces what pointers
+// and slices refer to, and never modifies it in place. It fails with ErrStale, and
+// leaves the record as it was, when somebody else wrote since it was read. After
+// any other error the write may have been done or not: the record must be read
+// again.
+func (r *Record) Change(ctx context.Context, change func(*Entry)) error {
+	next := r.entry
+	change(&next)
+	next.Updated = time.Now().UTC()
+	key := Key(next.Kind, next.Destination, next.JobID)
+	revision, err := cas.Store(ctx, r.kv, key, next, r.revision)
+	if errors.Is(err, cas.ErrConflict) {
+		return fmt.Errorf("%s: %w", key, ErrStale)
+	}
+	if err != nil {
+		return err
+	}
+	r.entry, r.revision = next, revision
+	return nil
+}
+
+// Reload reads the entry again.
+func (r *Record) Reload(ctx context.Context) error {
+	key := Key(r.entry.Kind, r.entry.Destination, r.entry.JobID)
+	entry, revision, err := cas.Load[Entry](ctx, r.kv, key)
+	if err != nil {
+		return err
+	}
+	if revision == 0 {
+		return fmt.Errorf("%s: the ledger entry is gone", key)
+	}
+	r.entry, r.revision = entry, revision
+	return nil
+}
+
+// Key returns the key of a job's entry. Each part is free of dots.
+func Key(k contract.Kind, destination, job string) string {
+	return string(k) + "." + destination + "." + job
+}

@@ -1,0 +1,165 @@
+package ledger_test
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	attentivev1 "attentive.internal/proto/attentive/v1"
+
+	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/ledger"
+	"attentive.internal/pkg/queuetest"
+)
+
+func open(t *testing.T) *ledger.Ledger {
+	t.Helper()
+	kv, err := queuetest.Start(t).Conn(t).JS.KeyValue(t.Context(), broker.BucketLedger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ledger.New(kv)
+}
+
+func entry(job, fingerprint string) ledger.Entry {
+	return ledger.Entry{Kind: contract.Segment, Destination: "acme", JobID: job, Fingerprint: fingerprint, Sequence: 7}
+}
+
+func begin(t *testing.T, l *ledger.Ledger, e ledger.Entry) *ledger.Record {
+	t.Helper()
+	r, err := l.Begin(t.Context(), e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestBeginFindsWhatWasBegun(t *testing.T) {
+	t.Parallel()
+	l := open(t)
+	first := begin(t, l, entry("a", "f1"))
+	if got := first.Entry(); got.State != ledger.Received || got.Received.IsZero() || got.Attempt() != 1 {
+		t.Errorf("a new entry: %+v, want state received, a time, attempt 1", got)
+	}
+	err := first.Change(t.Context(), func(e *ledger.Entry) {
+		e.State = ledger.Publishing
+		e.Plan = []byte(`{"files":2}`)
+		e.Progress = &attentivev1.Progress{RowsRead: 9, RejectedByReason: map[string]uint64{"missing": 1}}
+		e.Segments = []*attentivev1.SegmentResult{{Name: "Winback", Rows: 8, Files: []string{"f.csv"}}}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := entry("a", "f1")
+	again.Sequence = 99 // a replay has a place of its own in the stream
+	if diff := cmp.Diff(first.Entry(), begin(t, l, again).Entry(), protocmp.Transform()); diff != "" {
+		t.Errorf("begun again (-want +got):\n%s", diff)
+	}
+}
+
+func TestAnIDUsedWithOtherBytesIsRefused(t *testing.T) {
+	t.Parallel()
+	l := open(t)
+	begin(t, l, entry("a", "f1"))
+	_, err := l.Begin(t.Context(), entry("a", "f2"))
+	if got := fault.Of(err); got == nil || got.Class != fault.Permanent || got.Reason != fault.JobIDReused {
+		t.Errorf("Begin = %v, want a permanent job_id_reused", err)
+	}
+}
+
+func TestOfTwoWritersOneLoses(t *testing.T) {
+	t.Parallel()
+	l := open(t)
+	begin(t, l, entry("a", "f1"))
+	const writers = 8
+	var (
+		wg  sync.WaitGroup
+		won atomic.Int32
+	)
+	start := make(chan struct{})
+	for range writers {
+		r := begin(t, l, entry("a", "f1"))
+		wg.Go(func() {
+			<-start
+			switch err := r.Change(t.Context(), func(e *ledger.Entry) { e.State = ledger.Uploading }); {
+			case err == nil:
+				won.Add(1)
+			case !errors.Is(err, ledger.ErrStale):
+				t.Errorf("Change = %v, want ErrStale", err)
+			case r.Entry().State != ledger.Received:
+				t.Errorf("a lost change left state %s in the record", r.Entry().State)
+			}
+		})
+	}
+	close(start)
+	wg.Wait()
+	if won.Load() != 1 {
+		t.Errorf("%d of %d writers won, want 1", won.Load(), writers)
+	}
+}
+
+func TestReloadSeesWhatSomebodyElseWrote(t *testing.T) {
+	t.Parallel()
+	l := open(t)
+	mine, theirs := begin(t, l, entry("a", "f1")), begin(t, l, entry("a", "f1"))
+	if err := theirs.Change(t.Context(), func(e *ledger.Entry) { e.State = ledger.Cancelled }); err != nil {
+		t.Fatal(err)
+	}
+	if err := mine.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := mine.Entry().State; got != ledger.Cancelled {
+		t.Errorf("state = %s, want cancelled", got)
+	}
+	if err := mine.Change(t.Context(), func(e *ledger.Entry) { e.Detail = "seen" }); err != nil {
+		t.Errorf("change after reload: %v", err)
+	}
+}
+
+func TestFindAndList(t *testing.T) {
+	t.Parallel()
+	l := open(t)
+	if _, ok, err := l.Find(t.Context(), contract.Segment, "acme", "a"); ok || err != nil {
+		t.Errorf("Find of nothing = %v, %v; want false, nil", ok, err)
+	}
+	for _, job := range []string{"a", "b"} {
+		begin(t, l, entry(job, "f"))
+	}
+	other := entry("c", "f")
+	other.Destination = "acme-two"
+	begin(t, l, other)
+	got := map[string]bool{}
+	for r, err := range l.List(t.Context(), contract.Segment, "acme") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[r.Entry().JobID] = true
+	}
+	if diff := cmp.Diff(map[string]bool{"a": true, "b": true}, got); diff != "" {
+		t.Errorf("jobs of acme (-want +got):\n%s", diff)
+	}
+	if r, ok, err := l.Find(t.Context(), contract.Segment, "acme", "b"); !ok || err != nil || r.Entry().JobID != "b" {
+		t.Errorf("Find(b) = %v, %v, %v", r, ok, err)
+	}
+}
+
+func TestStates(t *testing.T) {
+	t.Parallel()
+	for _, s := range []ledger.State{
+		ledger.Received, ledger.Uploading, ledger.Publishing, ledger.Expanding, ledger.Sending,
+		ledger.Succeeded, ledger.DeadLettered, ledger.Cancelled,
+	} {
+		if s.Event() == attentivev1.JobState_JOB_STATE_UNSPECIFIED {
+			t.Errorf("state %s has no name in events", s)
+		}
+	}
+	if ledger.Sending.Terminal() || !ledger.DeadLettered.Terminal() {
+		t.Error("sending goes on by itself, dead_lettered does not")
+	}
+}
