@@ -1,0 +1,65 @@
+// Package broker names everything that is kept in JetStream, connects to it,
+// and creates it or explains how it differs.
+//
+// It promises that what two processes mean by a stream, a bucket or a consumer
+// is the same thing, and that a full queue refuses the publisher instead of
+// dropping old work: the work queues discard new messages, never old ones. Only
+// the stream of events forgets.
+//
+// A connection made here never gives up on its own. What a subscriber must do
+// when it was lost and came back is the business of package queue; [Conn.Lost]
+// tells when.
+//
+// Sizes: a work stream refuses messages above [contract.MaxMessageBytes],
+// headers included, so that the dead letter made of one, with its own headers
+// on top, still fits under the broker's default limit of 1 MiB.
+package broker
+
+import "attentive.internal/pkg/contract"
+
+// Streams.
+const (
+	// StreamJobs is the work queue of segment and attributes jobs.
+	StreamJobs = "ATTENTIVE_JOBS"
+	// StreamProfiles is the work queue of profiles, and keeps the checkpoints
+	// of expansions, so that both are written in one atomic batch.
+	StreamProfiles = "ATTENTIVE_PROFILES"
+	// StreamDead keeps dead letters until an operator replays or discards them.
+	StreamDead = "ATTENTIVE_DEAD"
+	// StreamEvents keeps what happened to each job, for upstream.
+	StreamEvents = "ATTENTIVE_EVENTS"
+)
+
+// Key-value buckets.
+const (
+	// BucketOwners holds the leases of accounts and destinations.
+	BucketOwners = "attentive_owners"
+	// BucketLedger holds the state of each job.
+	BucketLedger = "attentive_ledger"
+	// BucketConsent holds what was last sent of each person's consent.
+	BucketConsent = "attentive_consent"
+	// BucketFiles holds file numbers and published files.
+	BucketFiles = "attentive_files"
+)
+
+// Object stores.
+const (
+	// ObjectsAudiences holds audiences that jobs name as their source.
+	ObjectsAudiences = "attentive_audiences"
+	// ObjectsRejects holds rows that could not be used.
+	ObjectsRejects = "attentive_rejects"
+)
+
+// StreamOf returns the stream that carries messages of kind k.
+func StreamOf(k contract.Kind) string {
+	if k.Job() {
+		return StreamJobs
+	}
+	return StreamProfiles
+}
+
+// ConsumerName returns the name of the durable consumer of k and destination.
+// Names of different pairs differ: no kind contains a hyphen.
+func ConsumerName(k contract.Kind, destination string) string {
+	return string(k) + "-" + destination
+}

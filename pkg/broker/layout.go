@@ -1,0 +1,185 @@
+package broker
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"attentive.internal/pkg/contract"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Settings are the sizes that depend on the installation. Zero values mean the
+// defaults. The broker reserves the sums of the ceilings on its disk.
+type Settings struct {
+	// Replicas is how many servers keep each message, 1, 3 or 5. Default 1.
+	Replicas int
+	// JobsBytes is the ceiling of the queue of jobs. Default 1 GiB.
+	JobsBytes int64
+	// ProfilesBytes is the ceiling of the queue of profiles. Default 4 GiB,
+	// some 10 million profiles.
+	ProfilesBytes int64
+	// DeadBytes is the ceiling of the dead letters. When it is reached,
+	// messages stay in their queues. Default 1 GiB.
+	DeadBytes int64
+	// EventsBytes is where events begin to be forgotten. Default 256 MiB.
+	EventsBytes int64
+}
+
+func (s Settings) withDefaults() Settings {
+	orDefault := func(n *int64, value int64) {
+		if *n == 0 {
+			*n = value
+		}
+	}
+	s.Replicas = max(s.Replicas, 1)
+	orDefault(&s.JobsBytes, 1<<30)
+	orDefault(&s.ProfilesBytes, 4<<30)
+	orDefault(&s.DeadBytes, 1<<30)
+	orDefault(&s.EventsBytes, 256<<20)
+	return s
+}
+
+const (
+	// MaxDeadBytes is the most that a dead letter may have, headers included:
+	// the largest message plus 64 KiB for what is known of its failure, which
+	// is also the most that JetStream takes as headers of one message. It
+	// stays below the broker's default max_payload of 1 MiB, by which every
+	// publish is measured.
+	MaxDeadBytes = contract.MaxMessageBytes + 64<<10
+
+	// jobsWindow lets a publisher repeat a job for a day, profilesWindow only
+	// its own retries: the broker keeps the ids in memory.
+	jobsWindow     = 24 * time.Hour
+	profilesWindow = 2 * time.Minute
+	eventsAge      = 30 * 24 * time.Hour
+	rejectsAge     = 30 * 24 * time.Hour
+
+	// maxConsumers must be positive: since 2.15 a server allows 1000 consumers
+	// a stream unless the stream itself names another number.
+	maxConsumers = 100_000
+)
+
+// asset is one thing kept in JetStream: a stream, or a bucket or object store
+// with its backing stream.
+type asset struct {
+	noun, name string
+	// want holds the properties that matter; in a bucket or an object store
+	// the client library decides the others.
+	want   jetstream.StreamConfig
+	create func(context.Context, jetstream.JetStream) error
+}
+
+// assets lists everything, in the order of creation.
+func assets(s Settings) []asset {
+	s = s.withDefaults()
+	list := streams(s)
+	for _, b := range []struct{ name, what string }{
+		{BucketOwners, "leases of accounts and destinations"},
+		{BucketLedger, "state of each job"},
+		{BucketConsent, "what was last sent of each person's consent"},
+		{BucketFiles, "file numbers and published files"},
+	} {
+		list = append(list, bucket(b.name, b.what, s.Replicas))
+	}
+	return append(list,
+		objects(ObjectsAudiences, "audiences that jobs name as their source", s.Replicas, 0),
+		objects(ObjectsRejects, "rows that could not be used", s.Replicas, rejectsAge),
+	)
+}
+
+func streams(s Settings) []asset {
+	workQueue := jetstream.StreamConfig{
+		Retention:    jetstream.WorkQueuePolicy,
+		Discard:      jetstream.DiscardNew,
+		MaxMsgSize:   contract.MaxMessageBytes,
+		MaxConsumers: maxConsumers,
+	}
+	jobs := workQueue
+	jobs.Name = StreamJobs
+	jobs.Description = "segment and attributes jobs that wait or are being worked"
+	jobs.Subjects = []string{contract.JobSubject(contract.Segment, "*"), contract.JobSubject(contract.Expand, "*")}
+	jobs.MaxBytes = s.JobsBytes
+	jobs.Duplicates = jobsWindow
+
+	profiles := workQueue
+	profiles.Name = StreamProfiles
+	profiles.Description = "profiles that wait or are being sent, and checkpoints of expansions"
+	profiles.Subjects = []string{contract.ProfileSubject("*", "*", "*"), contract.CheckpointSubject("*", "*")}
+	profiles.MaxBytes = s.ProfilesBytes
+	profiles.Duplicates = profilesWindow
+	profiles.AllowAtomicPublish = true
+
+	kept := jetstream.StreamConfig{Retention: jetstream.LimitsPolicy, MaxConsumers: maxConsumers}
+	dead := kept
+	dead.Name = StreamDead
+	dead.Description = "messages that trying again will not fix"
+	dead.Subjects = []string{allJobs(contract.DeadSubject)}
+	dead.Discard = jetstream.DiscardNew
+	dead.MaxMsgSize = MaxDeadBytes
+	dead.MaxBytes = s.DeadBytes
+	dead.Duplicates = jobsWindow
+
+	events := kept
+	events.Name = StreamEvents
+	events.Description = "what happened to each job"
+	events.Subjects = []string{allJobs(contract.EventSubject)}
+	events.Discard = jetstream.DiscardOld
+	events.MaxMsgSize = contract.MaxMessageBytes
+	events.MaxBytes = s.EventsBytes
+	events.MaxAge = eventsAge
+	events.Duplicates = jobsWindow
+
+	list := make([]asset, 0, 4)
+	for _, cfg := range []jetstream.StreamConfig{jobs, profiles, dead, events} {
+		cfg.Storage = jetstream.FileStorage
+		cfg.Replicas = s.Replicas
+		list = append(list, asset{
+			noun: "stream", name: cfg.Name, want: cfg,
+			create: func(ctx context.Context, js jetstream.JetStream) error {
+				_, err := js.CreateStream(ctx, cfg)
+				return err
+			},
+		})
+	}
+	return list
+}
+
+// allJobs returns the wildcard over kinds, destinations and jobs. The job is
+// put in place afterwards because it is checked to be a job.
+func allJobs(subject func(k contract.Kind, destination, job string) string) string {
+	const job = "job"
+	return strings.TrimSuffix(subject("*", "*", job), job) + "*"
+}
+
+func bucket(name, description string, replicas int) asset {
+	return asset{
+		noun: "bucket", name: name,
+		want: jetstream.StreamConfig{
+			Name: "KV_" + name, Subjects: []string{"$KV." + name + ".>"},
+			Storage: jetstream.FileStorage, Replicas: replicas, MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew,
+		},
+		create: func(ctx context.Context, js jetstream.JetStream) error {
+			_, err := js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
+				Bucket: name, Description: description, History: 1, Storage: jetstream.FileStorage, Replicas: replicas,
+			})
+			return err
+		},
+	}
+}
+
+func objects(name, description string, replicas int, age time.Duration) asset {
+	return asset{
+		noun: "object store", name: name,
+		want: jetstream.StreamConfig{
+			Name: "OBJ_" + name, Subjects: []string{"$O." + name + ".C.>", "$O." + name + ".M.>"},
+			Storage: jetstream.FileStorage, Replicas: replicas, MaxAge: age, Discard: jetstream.DiscardNew,
+		},
+		create: func(ctx context.Context, js jetstream.JetStream) error {
+			_, err := js.CreateObjectStore(ctx, jetstream.ObjectStoreConfig{
+				Bucket: name, Description: description, Storage: jetstream.FileStorage, Replicas: replicas, TTL: age,
+			})
+			return err
+		},
+	}
+}

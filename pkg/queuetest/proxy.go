@@ -1,0 +1,132 @@
+package queuetest
+
+import (
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// Proxy stands between clients and a server, and cuts what passes through it.
+// Unlike a restart, a cut leaves the server with all it knows of its clients'
+// pull requests and deliveries. The methods may be called concurrently.
+type Proxy struct {
+	// URL is where the proxy listens.
+	URL string
+
+	target string
+	work   sync.WaitGroup
+
+	mu    sync.Mutex // guards the rest
+	down  bool
+	conns map[net.Conn]struct{}
+}
+
+// StartProxy runs a proxy to the server at url until the end of the test.
+func StartProxy(t testing.TB, url string) *Proxy {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Proxy{
+		URL:    "nats://" + l.Addr().String(),
+		target: strings.TrimPrefix(url, "nats://"),
+		conns:  make(map[net.Conn]struct{}),
+	}
+	p.work.Go(func() { p.serve(l) })
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Errorf("close proxy: %v", err)
+		}
+		p.Down()
+		p.work.Wait()
+	})
+	return p
+}
+
+// Cut closes all connections; new ones are accepted at once.
+func (p *Proxy) Cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cut()
+}
+
+// Down closes all connections and refuses new ones until [Proxy.Up].
+func (p *Proxy) Down() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.down = true
+	p.cut()
+}
+
+// Up accepts connections again.
+func (p *Proxy) Up() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.down = false
+}
+
+func (p *Proxy) cut() {
+	for c := range p.conns {
+		reset(c)
+	}
+	clear(p.conns)
+}
+
+// reset closes c so that what is buffered is lost, as in a real cut.
+func reset(c net.Conn) {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0) // the connection is being destroyed either way
+	}
+	_ = c.Close()
+}
+
+func (p *Proxy) serve(l net.Listener) {
+	for {
+		client, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue
+		}
+		server, err := net.Dial("tcp", p.target)
+		if err != nil {
+			reset(client)
+			continue
+		}
+		if !p.admit(client, server) {
+			reset(client)
+			reset(server)
+			continue
+		}
+		p.work.Go(func() { p.pipe(client, server) })
+		p.work.Go(func() { p.pipe(server, client) })
+	}
+}
+
+// admit remembers both connections, unless the proxy is down.
+func (p *Proxy) admit(client, server net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.down {
+		return false
+	}
+	p.conns[client] = struct{}{}
+	p.conns[server] = struct{}{}
+	return true
+}
+
+// pipe copies until either side ends, then ends both.
+func (p *Proxy) pipe(dst, src net.Conn) {
+	_, _ = io.Copy(dst, src) // every way of ending means the same
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range []net.Conn{dst, src} {
+		delete(p.conns, c)
+		reset(c)
+	}
+}

@@ -1,0 +1,124 @@
+// Package queuetest runs a real broker inside a test: nats-server with
+// JetStream on a loopback port, its files in the test's temporary directory.
+//
+// A server survives [Server.Restart] on the same port with the same files, so
+// that a test sees what clients see when a broker is restarted. All that Start
+// begins ends with the test.
+package queuetest
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"testing"
+	"time"
+
+	"attentive.internal/pkg/broker"
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// readyTimeout is how long a server may take to accept connections. Tests of
+// several packages share few cores.
+const readyTimeout = 30 * time.Second
+
+// Server is a running broker.
+type Server struct {
+	// URL is where it listens; it stays the same over restarts.
+	URL string
+
+	t    testing.TB
+	dir  string
+	port int
+	nats *server.Server
+}
+
+// Start runs a server until the end of the test.
+func Start(t testing.TB) *Server {
+	t.Helper()
+	s := &Server{t: t, dir: t.TempDir(), port: server.RANDOM_PORT}
+	s.start()
+	s.port = s.nats.Addr().(*net.TCPAddr).Port
+	s.URL = fmt.Sprintf("nats://127.0.0.1:%d", s.port)
+	t.Cleanup(s.Stop)
+	return s
+}
+
+func (s *Server) start() {
+	s.t.Helper()
+	opts := &server.Options{
+		ServerName: "queuetest",
+		Host:       "127.0.0.1",
+		Port:       s.port,
+		JetStream:  true,
+		StoreDir:   s.dir,
+		// The ceilings of the streams are reserved, not used: a machine with
+		// a small disk must still run the tests.
+		JetStreamMaxStore:  1 << 40,
+		JetStreamMaxMemory: 256 << 20,
+		NoLog:              true,
+		NoSigs:             true,
+	}
+	// A port that was just released may still be taken for a moment.
+	deadline := time.Now().Add(readyTimeout)
+	for {
+		n, err := server.NewServer(opts)
+		if err != nil {
+			s.t.Fatalf("new nats-server: %v", err)
+		}
+		n.Start()
+		if n.ReadyForConnections(time.Until(deadline)) {
+			s.nats = n
+			return
+		}
+		n.Shutdown()
+		n.WaitForShutdown()
+		if time.Now().After(deadline) {
+			s.t.Fatalf("nats-server on port %d: not ready within %v", s.port, readyTimeout)
+		}
+	}
+}
+
+// Stop shuts the server down and waits until it has. Stopping twice is fine.
+func (s *Server) Stop() {
+	if s.nats != nil {
+		s.nats.Shutdown()
+		s.nats.WaitForShutdown()
+	}
+}
+
+// Restart stops the server, if it runs, and starts it on the same port with
+// the same files.
+func (s *Server) Restart() {
+	s.t.Helper()
+	s.Stop()
+	s.start()
+}
+
+// Conn returns a connection of its own, closed at the end of the test, to a
+// broker in which everything is ensured with the default settings.
+func (s *Server) Conn(t testing.TB) *broker.Conn {
+	t.Helper()
+	c := Connect(t, s.URL)
+	if err := c.Ensure(t.Context(), broker.Settings{}); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// Connect returns a connection to url, closed at the end of the test. Nothing
+// is ensured. The url may be that of a [Proxy].
+func Connect(t testing.TB, url string) *broker.Conn {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), readyTimeout)
+	defer cancel()
+	c, err := broker.Connect(ctx, broker.Options{URL: url, Name: t.Name()}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.NC.Close()
+		<-c.Closed()
+	})
+	return c
+}
