@@ -1,0 +1,118 @@
+package metrics
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"attentive.internal/pkg/contract"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Queue is what waits for one kind and destination, as the broker counts it.
+type Queue struct {
+	Kind        contract.Kind
+	Destination string
+	// Depth counts the messages stored and not acknowledged, in flight or not.
+	Depth uint64
+	// Oldest is when the oldest of them was stored; zero when there is none.
+	Oldest time.Time
+	// DeadLetters counts the dead letters stored.
+	DeadLetters uint64
+}
+
+const (
+	// queueInterval is the time between two readings of the queues.
+	queueInterval = 10 * time.Second
+	// queueStale is the age at which a reading is shown no longer.
+	queueStale = 3 * queueInterval
+)
+
+// queues shows the newest reading of the queues, and nothing rather than an old
+// one: a graph with a gap says that the broker does not answer, a flat line would
+// say that all is well.
+type queues struct {
+	depth, age, dead *prometheus.Desc
+
+	mu   sync.Mutex // guards list and at
+	list []Queue
+	at   time.Time
+}
+
+func newQueues(r *registry) *queues {
+	q := &queues{
+		depth: r.desc("relay_queue_depth", "messages",
+			"Messages stored and not acknowledged, in flight or waiting, read from the broker.", "kind", "destination"),
+		age: r.desc("relay_queue_oldest_age_seconds", "seconds",
+			"Age of the oldest message stored and not acknowledged, read from the broker; 0 when there is none.", "kind", "destination"),
+		dead: r.desc("relay_dead_letters", "messages",
+			"Dead letters stored, read from the broker.", "kind", "destination"),
+	}
+	r.reg.MustRegister(q)
+	return q
+}
+
+// WatchQueues reads the queues every 10 seconds until ctx ends, and shows each
+// reading for at most 30 seconds. read returns every queue of this process's
+// configuration, owned or not, so that depth and age are true while nobody works
+// a queue. A failed reading is logged when the one before it did not fail.
+func (m *Metrics) WatchQueues(ctx context.Context, read func(context.Context) ([]Queue, error), log *slog.Logger) {
+	ticker := time.NewTicker(queueInterval)
+	defer ticker.Stop()
+	failing := false
+	for {
+		readCtx, cancel := context.WithTimeout(ctx, queueInterval)
+		list, err := read(readCtx)
+		cancel()
+		switch {
+		case err == nil:
+			m.queues.set(list)
+			failing = false
+		case !failing && ctx.Err() == nil:
+			log.WarnContext(ctx, "queues cannot be read; their metrics are missing until they can", "err", err)
+			failing = true
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (q *queues) set(list []Queue) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.list, q.at = list, time.Now()
+}
+
+// Describe implements prometheus.Collector.
+func (q *queues) Describe(ch chan<- *prometheus.Desc) {
+	ch <- q.depth
+	ch <- q.age
+	ch <- q.dead
+}
+
+// Collect implements prometheus.Collector.
+func (q *queues) Collect(ch chan<- prometheus.Metric) {
+	q.mu.Lock()
+	list, at := q.list, q.at
+	q.mu.Unlock()
+	now := time.Now()
+	if now.Sub(at) > queueStale {
+		return
+	}
+	gauge := func(desc *prometheus.Desc, value float64, of Queue) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, string(of.Kind), of.Destination)
+	}
+	for _, of := range list {
+		age := time.Duration(0)
+		if !of.Oldest.IsZero() {
+			age = max(0, now.Sub(of.Oldest)) // the broker's clock may be ahead of ours
+		}
+		gauge(q.depth, float64(of.Depth), of)
+		gauge(q.age, age.Seconds(), of)
+		gauge(q.dead, float64(of.DeadLetters), of)
+	}
+}

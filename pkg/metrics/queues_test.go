@@ -1,0 +1,144 @@
+package metrics
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"attentive.internal/pkg/contract"
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// shown gathers the three metrics of one queue; a metric without a value is absent.
+func shown(t *testing.T, reg prometheus.Gatherer) map[string]float64 {
+	t.Helper()
+	gathered, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := make(map[string]float64)
+	for _, family := range gathered {
+		switch name := family.GetName(); name {
+		case "relay_queue_depth", "relay_queue_oldest_age_seconds", "relay_dead_letters":
+			values[name] = family.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	return values
+}
+
+func TestWatchQueues(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := prometheus.NewRegistry()
+		m := New(reg, destinations())
+		var reads atomic.Int32
+		var down atomic.Bool
+		stored := time.Now().Add(-time.Minute)
+		read := func(context.Context) ([]Queue, error) {
+			reads.Add(1)
+			if down.Load() {
+				return nil, errors.New("broker: no responders")
+			}
+			return []Queue{{
+				Kind: contract.Segment, Destination: "acme-segments",
+				Depth: 7, Oldest: stored, DeadLetters: 2,
+			}}, nil
+		}
+		var logged strings.Builder
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			m.WatchQueues(ctx, read, slog.New(slog.NewTextHandler(&logged, nil)))
+		}()
+
+		synctest.Wait()
+		check := func(step string, want map[string]float64) {
+			t.Helper()
+			if diff := cmp.Diff(want, shown(t, reg)); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", step, diff)
+			}
+		}
+		check("at once", map[string]float64{
+			"relay_queue_depth": 7, "relay_queue_oldest_age_seconds": 60, "relay_dead_letters": 2,
+		})
+		time.Sleep(5 * time.Second)
+		check("the age grows between two readings", map[string]float64{
+			"relay_queue_depth": 7, "relay_queue_oldest_age_seconds": 65, "relay_dead_letters": 2,
+		})
+		down.Store(true)
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		check("a single failure shows the last reading", map[string]float64{
+			"relay_queue_depth": 7, "relay_queue_oldest_age_seconds": 70, "relay_dead_letters": 2,
+		})
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		check("a broker that does not answer leaves a gap", map[string]float64{})
+		if got := strings.Count(logged.String(), "queues cannot be read"); got != 1 {
+			t.Errorf("logged %d times while failing, want once:\n%s", got, logged.String())
+		}
+		down.Store(false)
+		time.Sleep(queueInterval)
+		synctest.Wait()
+		if got := shown(t, reg)["relay_queue_depth"]; got != 7 {
+			t.Errorf("depth after the broker is back = %v, want 7", got)
+		}
+		cancel()
+		<-done
+		if got, want := reads.Load(), int32(9); got != want {
+			t.Errorf("the broker was read %d times, want %d", got, want)
+		}
+	})
+}
+
+func TestAgeOfAnEmptyQueue(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name   string
+		oldest time.Time
+	}{
+		{"empty", time.Time{}},
+		{"the broker's clock is ahead", time.Now().Add(time.Hour)},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			reg := prometheus.NewRegistry()
+			m := New(reg, nil)
+			m.queues.set([]Queue{{Kind: contract.Expand, Destination: "acme-attributes", Oldest: tt.oldest}})
+			if got := shown(t, reg)["relay_queue_oldest_age_seconds"]; got != 0 {
+				t.Errorf("age = %v, want 0", got)
+			}
+		})
+	}
+}
+
+// TestReadIsBounded: a broker that never answers does not stop the next reading.
+func TestReadIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := New(prometheus.NewRegistry(), nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		var reads atomic.Int32
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			m.WatchQueues(ctx, func(ctx context.Context) ([]Queue, error) {
+				reads.Add(1)
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}, slog.New(slog.DiscardHandler))
+		}()
+		time.Sleep(time.Minute)
+		if got := reads.Load(); got < 5 {
+			t.Errorf("%d readings in a minute, want at least 5", got)
+		}
+		cancel()
+		<-done
+	})
+}
