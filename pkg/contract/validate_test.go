@@ -47,6 +47,8 @@ func TestValidateSegmentJob(t *testing.T) {
 		{"no format", func(m M) { m.Groups[0].Source.Format = 0 }, "groups[0].source.format: must be one of FORMAT_CSV, "},
 		{"short digest", func(m M) { m.Groups[0].Source.Sha256 = []byte("x") }, "groups[0].source.sha256: must be empty or 32 bytes"},
 		{"two delimiters", func(m M) { m.Groups[0].Source.Delimiter = ",;" }, "groups[0].source.delimiter: "},
+		{"delimiter of two bytes", func(m M) { m.Groups[0].Source.Delimiter = "§" }, "groups[0].source.delimiter: "},
+		{"quote as delimiter", func(m M) { m.Groups[0].Source.Delimiter = `"` }, "groups[0].source.delimiter: "},
 		{"sample too large", func(m M) { m.SampleRows = 1001 }, "sample_rows: "},
 	}
 	for _, tt := range tests {

@@ -27,6 +27,7 @@ const (
 type JobState int32
 
 const (
+	// Never sent.
 	JobState_JOB_STATE_UNSPECIFIED JobState = 0
 	// A worker has taken the job for the first time.
 	JobState_JOB_STATE_RECEIVED JobState = 1
@@ -110,11 +111,13 @@ func (JobState) EnumDescriptor() ([]byte, []int) {
 type JobEvent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// job_id of the job the event is about.
-	JobId       string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	JobId string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// destination of the job.
 	Destination string `protobuf:"bytes,2,opt,name=destination,proto3" json:"destination,omitempty"`
 	// state the job is in since time.
-	State JobState               `protobuf:"varint,3,opt,name=state,proto3,enum=attentive.v1.JobState" json:"state,omitempty"`
-	Time  *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	State JobState `protobuf:"varint,3,opt,name=state,proto3,enum=attentive.v1.JobState" json:"state,omitempty"`
+	// time of the event by the worker's clock.
+	Time *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
 	// text is one English sentence for people.
 	Text string `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
 	// attempt counts from 1.

@@ -26,11 +26,16 @@ const (
 type Policy int32
 
 const (
-	Policy_POLICY_UNSPECIFIED            Policy = 0
-	Policy_POLICY_DATAGRID_OPERATOR      Policy = 1
+	// Never valid.
+	Policy_POLICY_UNSPECIFIED Policy = 0
+	// "DataGrid Operator": sees every destination.
+	Policy_POLICY_DATAGRID_OPERATOR Policy = 1
+	// "DataGrid Administrator": sees every destination.
 	Policy_POLICY_DATAGRID_ADMINISTRATOR Policy = 2
-	Policy_POLICY_AMP360_USER            Policy = 3
-	Policy_POLICY_AMPIQ_USER             Policy = 4
+	// "Amp360 User": sends query results through orchestrations.
+	Policy_POLICY_AMP360_USER Policy = 3
+	// "AmpIQ User": sends segments through campaigns.
+	Policy_POLICY_AMPIQ_USER Policy = 4
 )
 
 // Enum value maps for Policy.
@@ -93,6 +98,9 @@ type SegmentJob struct {
 	Template string `protobuf:"bytes,3,opt,name=template,proto3" json:"template,omitempty"`
 	// requester is who asked. Absent: the publishing service itself.
 	Requester *Requester `protobuf:"bytes,4,opt,name=requester,proto3" json:"requester,omitempty"`
+	// origin is where the audience comes from, which decides who may send it and
+	// how its segment is named.
+	//
 	// Types that are valid to be assigned to Origin:
 	//
 	//	*SegmentJob_Orchestration
@@ -210,10 +218,12 @@ type isSegmentJob_Origin interface {
 }
 
 type SegmentJob_Orchestration struct {
+	// orchestration sends the result of a query.
 	Orchestration *Orchestration `protobuf:"bytes,5,opt,name=orchestration,proto3,oneof"`
 }
 
 type SegmentJob_Campaign struct {
+	// campaign sends treatment groups.
 	Campaign *Campaign `protobuf:"bytes,6,opt,name=campaign,proto3,oneof"`
 }
 
@@ -235,6 +245,9 @@ type AttributesJob struct {
 	Template string `protobuf:"bytes,3,opt,name=template,proto3" json:"template,omitempty"`
 	// requester is who asked. Absent: the publishing service itself.
 	Requester *Requester `protobuf:"bytes,4,opt,name=requester,proto3" json:"requester,omitempty"`
+	// origin is where the audience comes from, which decides who may send it and
+	// how its segment is named.
+	//
 	// Types that are valid to be assigned to Origin:
 	//
 	//	*AttributesJob_Orchestration
@@ -341,10 +354,12 @@ type isAttributesJob_Origin interface {
 }
 
 type AttributesJob_Orchestration struct {
+	// orchestration sends the result of a query.
 	Orchestration *Orchestration `protobuf:"bytes,5,opt,name=orchestration,proto3,oneof"`
 }
 
 type AttributesJob_Campaign struct {
+	// campaign sends treatment groups.
 	Campaign *Campaign `protobuf:"bytes,6,opt,name=campaign,proto3,oneof"`
 }
 
@@ -420,8 +435,9 @@ func (x *Requester) GetRestrictedPii() bool {
 // Orchestration sends the result of a query. It names its segment itself;
 // spaces are removed.
 type Orchestration struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	SegmentName   string                 `protobuf:"bytes,1,opt,name=segment_name,json=segmentName,proto3" json:"segment_name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// segment_name as it will appear in Attentive.
+	SegmentName   string `protobuf:"bytes,1,opt,name=segment_name,json=segmentName,proto3" json:"segment_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -466,8 +482,9 @@ func (x *Orchestration) GetSegmentName() string {
 // Campaign sends treatment groups; the filename template builds their segment
 // names from the names given here.
 type Campaign struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name becomes {{ campaign_name }}.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -577,10 +594,10 @@ var File_attentive_v1_job_proto protoreflect.FileDescriptor
 
 const file_attentive_v1_job_proto_rawDesc = "" +
 	"\n" +
-	"\x16attentive/v1/job.proto\x12\fattentive.v1\x1a\x19attentive/v1/source.proto\x1a\x1bbuf/validate/validate.proto\"\xce\x03\n" +
+	"\x16attentive/v1/job.proto\x12\fattentive.v1\x1a\x19attentive/v1/source.proto\x1a\x1bbuf/validate/validate.proto\"\xea\x03\n" +
 	"\n" +
-	"SegmentJob\x12&\n" +
-	"\x02id\x18\x01 \x01(\tB\x16\xbaH\x13r\x112\f^[0-9a-f-]+$\xb0\x01\x01R\x02id\x12:\n" +
+	"SegmentJob\x12B\n" +
+	"\x02id\x18\x01 \x01(\tB2\xbaH/r-2+^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$R\x02id\x12:\n" +
 	"\vdestination\x18\x02 \x01(\tB\x18\xbaH\x15r\x132\x11^[a-z0-9-]{1,32}$R\vdestination\x124\n" +
 	"\btemplate\x18\x03 \x01(\tB\x18\xbaH\x15r\x132\x11^[a-z0-9-]{1,32}$R\btemplate\x125\n" +
 	"\trequester\x18\x04 \x01(\v2\x17.attentive.v1.RequesterR\trequester\x12C\n" +
@@ -589,9 +606,9 @@ const file_attentive_v1_job_proto_rawDesc = "" +
 	"\x06groups\x18\a \x03(\v2\x13.attentive.v1.GroupB\v\xbaH\b\x92\x01\x05\b\x01\x10\x80\x02R\x06groups\x12)\n" +
 	"\vsample_rows\x18\b \x01(\rB\b\xbaH\x05*\x03\x18\xe8\aR\n" +
 	"sampleRowsB\x0f\n" +
-	"\x06origin\x12\x05\xbaH\x02\b\x01\"\xa2\x03\n" +
-	"\rAttributesJob\x12&\n" +
-	"\x02id\x18\x01 \x01(\tB\x16\xbaH\x13r\x112\f^[0-9a-f-]+$\xb0\x01\x01R\x02id\x12:\n" +
+	"\x06origin\x12\x05\xbaH\x02\b\x01\"\xbe\x03\n" +
+	"\rAttributesJob\x12B\n" +
+	"\x02id\x18\x01 \x01(\tB2\xbaH/r-2+^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$R\x02id\x12:\n" +
 	"\vdestination\x18\x02 \x01(\tB\x18\xbaH\x15r\x132\x11^[a-z0-9-]{1,32}$R\vdestination\x124\n" +
 	"\btemplate\x18\x03 \x01(\tB\x18\xbaH\x15r\x132\x11^[a-z0-9-]{1,32}$R\btemplate\x125\n" +
 	"\trequester\x18\x04 \x01(\v2\x17.attentive.v1.RequesterR\trequester\x12C\n" +

@@ -34,6 +34,9 @@ type Profile struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// identifiers say who is meant; at least one is set.
 	Identifiers *Identifiers `protobuf:"bytes,2,opt,name=identifiers,proto3" json:"identifiers,omitempty"`
+	// operation is what to do; exactly one is set. A profile that does two things
+	// is two profiles.
+	//
 	// Types that are valid to be assigned to Operation:
 	//
 	//	*Profile_Attributes
@@ -137,14 +140,17 @@ type isProfile_Operation interface {
 }
 
 type Profile_Attributes struct {
+	// attributes are set.
 	Attributes *SetAttributes `protobuf:"bytes,3,opt,name=attributes,proto3,oneof"`
 }
 
 type Profile_Subscribe struct {
+	// subscribe opts in; needs a phone or an e-mail address.
 	Subscribe *Subscribe `protobuf:"bytes,4,opt,name=subscribe,proto3,oneof"`
 }
 
 type Profile_Unsubscribe struct {
+	// unsubscribe opts out; needs a phone or an e-mail address.
 	Unsubscribe *Unsubscribe `protobuf:"bytes,5,opt,name=unsubscribe,proto3,oneof"`
 }
 
@@ -157,14 +163,16 @@ func (*Profile_Unsubscribe) isProfile_Operation() {}
 // Identifiers of one subscriber. Empty ones are never sent.
 type Identifiers struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// phone in E.164, with "+".
+	// phone in E.164, with "+" and 7 to 15 digits.
 	Phone string `protobuf:"bytes,1,opt,name=phone,proto3" json:"phone,omitempty"`
 	// email in lower case.
 	Email string `protobuf:"bytes,2,opt,name=email,proto3" json:"email,omitempty"`
 	// client_user_id is the brand's own id, at most 100 characters.
 	ClientUserId string `protobuf:"bytes,3,opt,name=client_user_id,json=clientUserId,proto3" json:"client_user_id,omitempty"`
-	ShopifyId    string `protobuf:"bytes,4,opt,name=shopify_id,json=shopifyId,proto3" json:"shopify_id,omitempty"`
-	KlaviyoId    string `protobuf:"bytes,5,opt,name=klaviyo_id,json=klaviyoId,proto3" json:"klaviyo_id,omitempty"`
+	// shopify_id is the customer's id in Shopify.
+	ShopifyId string `protobuf:"bytes,4,opt,name=shopify_id,json=shopifyId,proto3" json:"shopify_id,omitempty"`
+	// klaviyo_id is the profile's id in Klaviyo.
+	KlaviyoId string `protobuf:"bytes,5,opt,name=klaviyo_id,json=klaviyoId,proto3" json:"klaviyo_id,omitempty"`
 	// custom identifiers by name.
 	Custom        map[string]string `protobuf:"bytes,6,rep,name=custom,proto3" json:"custom,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
@@ -246,8 +254,9 @@ func (x *Identifiers) GetCustom() map[string]string {
 // SetAttributes sets attributes of a subscriber.
 type SetAttributes struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// values by name; names keep their case and have at most 200 characters.
-	// Values are strings, numbers or booleans; anything else is refused.
+	// values by name, at least one; names keep their case and have 1 to 200
+	// characters. Values are strings, numbers or booleans; anything else is
+	// refused.
 	Values        *structpb.Struct `protobuf:"bytes,1,opt,name=values,proto3" json:"values,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -26,10 +26,14 @@ const (
 type Format int32
 
 const (
+	// Never valid.
 	Format_FORMAT_UNSPECIFIED Format = 0
-	Format_FORMAT_CSV         Format = 1
-	Format_FORMAT_NDJSON      Format = 2
-	Format_FORMAT_PARQUET     Format = 3
+	// Comma-separated values (RFC 4180), UTF-8, with a header row.
+	Format_FORMAT_CSV Format = 1
+	// One JSON object a line, UTF-8.
+	Format_FORMAT_NDJSON Format = 2
+	// Apache Parquet.
+	Format_FORMAT_PARQUET Format = 3
 )
 
 // Enum value maps for Format.
@@ -79,9 +83,12 @@ func (Format) EnumDescriptor() ([]byte, []int) {
 type Compression int32
 
 const (
+	// Not compressed.
 	Compression_COMPRESSION_UNSPECIFIED Compression = 0
-	Compression_COMPRESSION_GZIP        Compression = 1
-	Compression_COMPRESSION_ZSTD        Compression = 2
+	// gzip (RFC 1952).
+	Compression_COMPRESSION_GZIP Compression = 1
+	// Zstandard (RFC 8878).
+	Compression_COMPRESSION_ZSTD Compression = 2
 )
 
 // Enum value maps for Compression.
@@ -132,6 +139,8 @@ func (Compression) EnumDescriptor() ([]byte, []int) {
 // reads it twice and finds other bytes dead-letters the job.
 type Source struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
+	// location says where the stored bytes are.
+	//
 	// Types that are valid to be assigned to Location:
 	//
 	//	*Source_Inline
@@ -145,8 +154,8 @@ type Source struct {
 	// sha256 of the stored bytes (32 bytes), checked before anything becomes
 	// visible. Absent means unchecked.
 	Sha256 []byte `protobuf:"bytes,6,opt,name=sha256,proto3" json:"sha256,omitempty"`
-	// delimiter between the columns of a CSV source, one character; empty means
-	// a comma.
+	// delimiter between the columns of a CSV source, one byte that is no quote
+	// and no line break; empty means a comma.
 	Delimiter     string `protobuf:"bytes,7,opt,name=delimiter,proto3" json:"delimiter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -274,7 +283,7 @@ var File_attentive_v1_source_proto protoreflect.FileDescriptor
 
 const file_attentive_v1_source_proto_rawDesc = "" +
 	"\n" +
-	"\x19attentive/v1/source.proto\x12\fattentive.v1\x1a\x1bbuf/validate/validate.proto\"\xa1\x03\n" +
+	"\x19attentive/v1/source.proto\x12\fattentive.v1\x1a\x1bbuf/validate/validate.proto\"\xac\x03\n" +
 	"\x06Source\x12%\n" +
 	"\x06inline\x18\x01 \x01(\fB\v\xbaH\bz\x06\x10\x01\x18\x80\x80 H\x00R\x06inline\x12$\n" +
 	"\x06object\x18\x02 \x01(\tB\n" +
@@ -285,8 +294,9 @@ const file_attentive_v1_source_proto_rawDesc = "" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x06format\x12E\n" +
 	"\vcompression\x18\x05 \x01(\x0e2\x19.attentive.v1.CompressionB\b\xbaH\x05\x82\x01\x02\x10\x01R\vcompression\x12o\n" +
 	"\x06sha256\x18\x06 \x01(\fBW\xbaHT\xba\x01Q\n" +
-	"\rsource.sha256\x12\x19must be empty or 32 bytes\x1a%this.size() == 0 || this.size() == 32R\x06sha256\x12%\n" +
-	"\tdelimiter\x18\a \x01(\tB\a\xbaH\x04r\x02\x18\x01R\tdelimiterB\x11\n" +
+	"\rsource.sha256\x12\x19must be empty or 32 bytes\x1a%this.size() == 0 || this.size() == 32R\x06sha256\x120\n" +
+	"\tdelimiter\x18\a \x01(\tB\x12\xbaH\x0fr\r(\x012\t^[^\"\r\n" +
+	"]?$R\tdelimiterB\x11\n" +
 	"\blocation\x12\x05\xbaH\x02\b\x01*W\n" +
 	"\x06Format\x12\x16\n" +
 	"\x12FORMAT_UNSPECIFIED\x10\x00\x12\x0e\n" +
