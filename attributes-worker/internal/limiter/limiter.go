@@ -1,0 +1,313 @@
+// Package limiter keeps the calls of one endpoint of one account below a limit
+// per second, and uses that limit up.
+//
+// It promises that of any limit+1 sends the first and the last are at least one
+// second plus 5 ms apart, measured from the end of one write to the start of
+// the other; so no sliding second at the server holds more than limit calls as
+// long as the network's jitter stays below 5 ms. Under backlog 99.5 % of the
+// limit is used. Both hold within one process: an account has one owner.
+//
+// Two guards stand one behind the other. Run, the one dispatcher, spaces the
+// callers of Acquire evenly by a token bucket of burst 1. Do, called with the
+// write itself, looks at the times of the last sends and holds the write back
+// where they are too close: after a stall many callers hold a turn that has
+// long been due, and the bucket no longer sees them.
+//
+// A caller takes its turn with Acquire, gets its connection ready, and writes
+// within Do:
+//
+//	if err := l.Acquire(ctx); err != nil {
+//		return err
+//	}
+//	return l.Do(ctx, func() error { return write(request) })
+package limiter
+
+import (
+	"container/list"
+	"context"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+const (
+	// margin is the jitter between send and arrival that the limit survives.
+	margin = 5 * time.Millisecond
+	// used is the share of the limit that the bucket hands out. limit/used
+	// sends take 1.005025 s: just longer than a second plus margin, so that in
+	// steady state the bucket is what a caller waits for.
+	used = 0.995
+	// recoverEvery and recoverShare say how a cut limit grows back: from half to
+	// the whole in ten seconds.
+	recoverEvery = time.Second
+	recoverShare = 1.0 / 20
+	// cutEvery is how long one refusal speaks for those that follow it: calls
+	// that were under way together are refused together.
+	cutEvery = time.Second
+)
+
+// Limiter hands out turns to call one endpoint. Its methods may be called
+// concurrently; Run runs once at a time.
+type Limiter struct {
+	ceiling int
+	wake    chan struct{} // holds at most one signal for Run
+
+	mu          sync.Mutex // guards what follows
+	waiting     list.List  // of chan struct{}, in order of arrival; closed to grant
+	bucket      *rate.Limiter
+	sends       window
+	limit       int     // calls a second: the ceiling, or less when the server says so
+	share       float64 // of limit, (0, 1]: below 1 while recovering from a refusal
+	grown       time.Time
+	cut         time.Time
+	pausedUntil time.Time
+}
+
+// New returns a Limiter of at most perSecond calls in any second. It panics
+// when perSecond is below 1: that endpoint could never be called.
+func New(perSecond int) *Limiter {
+	if perSecond < 1 {
+		panic(fmt.Sprintf("limiter: %d calls a second", perSecond))
+	}
+	l := &Limiter{
+		ceiling: perSecond,
+		wake:    make(chan struct{}, 1),
+		limit:   perSecond,
+		share:   1,
+		sends:   window{times: make([]time.Time, perSecond)},
+	}
+	l.bucket = rate.NewLimiter(l.rate(), 1)
+	return l
+}
+
+// Run hands out turns until ctx ends, and returns its error. Callers of Acquire
+// wait while it does not run.
+//
+// It begins with an empty bucket and as if evenly spaced sends had used the
+// limit to the full until this very moment: whoever owned the account before
+// may have done so.
+func (l *Limiter) Run(ctx context.Context) error {
+	l.mu.Lock()
+	now := time.Now()
+	l.bucket = rate.NewLimiter(l.rate(), 1)
+	l.bucket.AllowN(now, 1)
+	l.sends.assume(now.Add(margin), time.Duration(float64(time.Second)/(used*float64(l.limit))))
+	l.mu.Unlock()
+
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		timer.Reset(l.dispatch())
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+		case <-l.wake:
+		}
+	}
+}
+
+// idle is how long Run sleeps when nobody waits; a new waiter wakes it.
+const idle = time.Hour
+
+// dispatch grants turns that are due and returns when the next one will be.
+func (l *Limiter) dispatch() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	l.recover(now)
+	for {
+		first := l.waiting.Front()
+		if first == nil {
+			return idle
+		}
+		if wait := max(l.pausedUntil.Sub(now), l.sends.wait(now, l.limit)); wait > 0 {
+			return wait
+		}
+		if !l.bucket.AllowN(now, 1) {
+			missing := (1 - l.bucket.TokensAt(now)) / float64(l.bucket.Limit())
+			return time.Duration(math.Ceil(missing * float64(time.Second)))
+		}
+		close(l.waiting.Remove(first).(chan struct{}))
+	}
+}
+
+// Acquire waits for the caller's turn to send, first come first served, and
+// returns ctx's error when ctx ends before. A caller that gave up costs no
+// turn. A caller that got its turn sends at once, through Do.
+func (l *Limiter) Acquire(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	granted := make(chan struct{})
+	l.mu.Lock()
+	place := l.waiting.PushBack(granted)
+	first := l.waiting.Front() == place
+	l.mu.Unlock()
+	if first {
+		l.notify()
+	}
+	select {
+	case <-granted:
+		return nil
+	case <-ctx.Done():
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case <-granted: // the turn was taken from the bucket: use it
+		return nil
+	default:
+		l.waiting.Remove(place)
+		return ctx.Err()
+	}
+}
+
+// Do calls write as soon as the sends of the last second leave room for one
+// more, and returns what it returns; it returns ctx's error, and does not call
+// write, when ctx ends before. A send counts from the start of write for those
+// before it and from its end for those after it, however long write takes.
+//
+// Do takes no turn: the caller has one from Acquire.
+func (l *Limiter) Do(ctx context.Context, write func() error) error {
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		wait := l.begin()
+		if wait <= 0 {
+			break
+		}
+		if err := sleep(ctx, wait); err != nil {
+			return err
+		}
+	}
+	defer l.end()
+	return write()
+}
+
+func (l *Limiter) begin() (wait time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if wait := l.sends.wait(time.Now(), l.limit); wait > 0 {
+		return wait
+	}
+	l.sends.writing++
+	return 0
+}
+
+func (l *Limiter) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sends.writing--
+	l.sends.add(time.Now())
+}
+
+// Observe takes the limit per second that the server has stated with an answer.
+// A lower one holds from now on; a higher one holds up to the ceiling; zero,
+// which is no statement, changes nothing.
+//
+// How many calls the server says remain is not asked for: at full use the last
+// answer of each of its seconds rightly says none.
+func (l *Limiter) Observe(perSecond int) {
+	perSecond = min(perSecond, l.ceiling)
+	if perSecond < 1 {
+		return
+	}
+	l.mu.Lock()
+	changed := l.limit != perSecond
+	if changed {
+		l.limit = perSecond
+		l.bucket.SetLimit(l.rate())
+	}
+	l.mu.Unlock()
+	if changed {
+		l.notify()
+	}
+}
+
+// Throttled says that the server has refused a call for coming too soon. The
+// rate is halved at once, but not again within a second, and grows back by a
+// twentieth of the limit each second without a refusal. No turn is handed out
+// for wait, which is zero when the server did not say how long.
+func (l *Limiter) Throttled(wait time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	l.recover(now)
+	if until := now.Add(wait); until.After(l.pausedUntil) {
+		l.pausedUntil = until
+	}
+	l.grown = l.pausedUntil
+	if now.Sub(l.cut) < cutEvery {
+		return
+	}
+	l.cut = now
+	l.share = max(l.share/2, 1/float64(l.limit))
+	l.bucket.SetLimit(l.rate())
+}
+
+// recover grows the share back for each whole second since it last changed.
+// The caller holds mu.
+func (l *Limiter) recover(now time.Time) {
+	if l.share >= 1 {
+		return
+	}
+	steps := now.Sub(l.grown) / recoverEvery
+	if steps < 1 {
+		return
+	}
+	l.grown = l.grown.Add(steps * recoverEvery)
+	l.share = min(1, l.share+float64(steps)*recoverShare)
+	l.bucket.SetLimit(l.rate())
+}
+
+// rate is what the bucket hands out a second. The caller holds mu.
+func (l *Limiter) rate() rate.Limit {
+	return rate.Limit(used * l.share * float64(l.limit))
+}
+
+// Limit returns the calls a second that are allowed now: the ceiling, or less
+// after Observe or Throttled.
+func (l *Limiter) Limit() float64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.recover(time.Now())
+	return l.share * float64(l.limit)
+}
+
+// Utilisation returns the sends of the last second as a share of the limit
+// before any cut by Throttled.
+func (l *Limiter) Utilisation() float64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return float64(l.sends.since(time.Now().Add(-time.Second))) / float64(l.limit)
+}
+
+// Waiting returns how many callers of Acquire wait for their turn.
+func (l *Limiter) Waiting() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.waiting.Len()
+}
+
+func (l *Limiter) notify() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}

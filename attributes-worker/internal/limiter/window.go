@@ -1,0 +1,60 @@
+package limiter
+
+import "time"
+
+// window remembers when the last sends ended, as many as the ceiling allows in
+// a second, and how many are being written now.
+type window struct {
+	times   []time.Time // a ring, oldest at next
+	next    int
+	writing int
+}
+
+// wait returns how long a send must still be held back so that it and the limit
+// sends before it span more than a second plus margin; zero or less when it may
+// start now.
+//
+// A send that is being written has no end yet and counts as newer than all.
+func (w *window) wait(now time.Time, limit int) time.Duration {
+	if w.writing >= limit {
+		return margin // look again: no end of a write is in sight yet
+	}
+	last := w.nth(limit - w.writing)
+	if last.IsZero() {
+		return 0
+	}
+	return last.Add(time.Second + margin).Sub(now)
+}
+
+// nth returns the n-th last time, 1 for the last; zero when there were fewer.
+func (w *window) nth(n int) time.Time {
+	return w.times[(w.next-n+len(w.times))%len(w.times)]
+}
+
+func (w *window) add(t time.Time) {
+	w.times[w.next] = t
+	w.next = (w.next + 1) % len(w.times)
+}
+
+// assume adds to what is remembered sends that end at last and lie every apart:
+// of both, the n-th last is the later one.
+func (w *window) assume(last time.Time, every time.Duration) {
+	merged := make([]time.Time, len(w.times))
+	for n := 1; n <= len(merged); n++ {
+		t := last.Add(-time.Duration(n-1) * every)
+		if known := w.nth(n); known.After(t) {
+			t = known
+		}
+		merged[len(merged)-n] = t
+	}
+	w.times, w.next = merged, 0
+}
+
+// since counts the sends that ended after t or are being written.
+func (w *window) since(t time.Time) int {
+	n := 0
+	for n < len(w.times) && w.nth(n+1).After(t) {
+		n++
+	}
+	return n + w.writing
+}
