@@ -1,0 +1,185 @@
+// Package api plays Attentive's HTTP API: custom attributes, subscriptions and
+// /v1/me, with the checks, scopes, limits and answers that Attentive publishes,
+// and the subscribers that follow from the calls.
+//
+// The order of one call: it is recorded on arrival; it takes a place in the
+// sliding second of its key and endpoint; a scripted fault may delay, answer or
+// cut it; key, rate, scope and body are checked; then it takes effect, which is
+// written to the journal before anything answers 2xx. What the published text
+// leaves open is decided in the README of pkg/sandbox.
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"attentive.internal/pkg/sandbox/journal"
+	"golang.org/x/sync/errgroup"
+)
+
+// Endpoint is a call of the API: method and path.
+type Endpoint string
+
+// The calls the sandbox answers. Any other is a 404.
+const (
+	SetAttributes    Endpoint = "POST /v1/attributes/custom"
+	GetAttributes    Endpoint = "GET /v1/attributes/custom"
+	Subscribe        Endpoint = "POST /v1/subscriptions"
+	GetSubscriptions Endpoint = "GET /v1/subscriptions"
+	Unsubscribe      Endpoint = "POST /v1/subscriptions/unsubscribe"
+	Me               Endpoint = "GET /v1/me"
+)
+
+// Scopes of a key. ScopeSubscriptions includes ScopeReadSubscriptions: Attentive
+// describes it as "read and write subscriptions".
+const (
+	ScopeAttributes        = "attributes:write"
+	ScopeSubscriptions     = "subscriptions:write"
+	ScopeReadSubscriptions = "subscriptions:read"
+)
+
+// published is the limit per key and second, and the scopes of which a key needs one.
+var published = map[Endpoint]struct {
+	limit  int
+	scopes []string
+}{
+	SetAttributes:    {150, []string{ScopeAttributes}},
+	GetAttributes:    {150, []string{ScopeAttributes}},
+	Subscribe:        {10, []string{ScopeSubscriptions}},
+	GetSubscriptions: {150, []string{ScopeReadSubscriptions, ScopeSubscriptions}},
+	Unsubscribe:      {5, []string{ScopeSubscriptions}},
+	Me:               {150, nil},
+}
+
+// Key is an API key. An empty ID becomes key-1, key-2, ... by its place in the list.
+type Key struct {
+	ID     string   `json:"id"`
+	Token  string   `json:"-"`
+	Scopes []string `json:"scopes"`
+}
+
+// SignUpUnit is what a subscribe call names, or finds by locale and type.
+type SignUpUnit struct {
+	ID       string `json:"id"`
+	Inactive bool   `json:"inactive,omitempty"`
+	// Type defaults to MARKETING.
+	Type string `json:"type"`
+	// Language and Country default to en and US.
+	Language string `json:"language"`
+	Country  string `json:"country"`
+}
+
+// Attribute is an attribute created in Attentive's own pages: only the values
+// listed are accepted. Without values it only has its type fixed.
+type Attribute struct {
+	Name   string        `json:"name"`
+	Type   AttributeType `json:"type"`
+	Values []string      `json:"values,omitempty"`
+}
+
+// Config is what a Server needs. Zero means the default.
+type Config struct {
+	// Journal is the file that keeps the subscribers. Required.
+	Journal string
+	Keys    []Key
+	Units   []SignUpUnit
+	// Attributes that exist before the first call.
+	Attributes []Attribute
+	// Limits per key and second; an endpoint not named has the published one.
+	Limits map[Endpoint]int
+	// AutoConfirm answers "Y" at once for everybody who is asked to.
+	AutoConfirm bool
+	// ArrivalLog is how many arrivals, and ten times as many texts, are kept one
+	// by one; older ones are only counted. Default 10,000; negative keeps none.
+	ArrivalLog int
+	// Seed makes faults with a probability repeatable.
+	Seed uint64
+	// Log gets one debug line per call. Default: none.
+	Log *slog.Logger
+}
+
+// Server is the API and its subscribers. Its methods may be called concurrently.
+type Server struct {
+	cfg      Config
+	log      *slog.Logger
+	journal  *journal.Journal
+	units    []SignUpUnit
+	keys     *keyring
+	limits   *limiter
+	faults   *faultList
+	arrivals *arrivalLog
+	stopping chan struct{} // closed by Serve when it ends: no call waits any longer
+
+	mu    sync.Mutex // guards state, and the order of the journal
+	state *state
+}
+
+// Open reads the journal and returns a Server that serves nothing yet. It must
+// be closed.
+func Open(cfg Config) (*Server, error) {
+	if cfg.Journal == "" {
+		return nil, errors.New("open sandbox api: no journal file given")
+	}
+	keys, err := newKeyring(cfg.Keys)
+	if err != nil {
+		return nil, fmt.Errorf("open sandbox api: %w", err)
+	}
+	units, err := completeUnits(cfg.Units)
+	if err != nil {
+		return nil, fmt.Errorf("open sandbox api: %w", err)
+	}
+	if cfg.ArrivalLog == 0 {
+		cfg.ArrivalLog = 10_000
+	}
+	log := cfg.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{
+		cfg: cfg, log: log, units: units, keys: keys,
+		limits:   newLimiter(cfg.Limits),
+		faults:   newFaultList(cfg.Seed),
+		arrivals: newArrivalLog(cfg.ArrivalLog),
+		stopping: make(chan struct{}),
+		state:    newState(cfg.Attributes, 10*cfg.ArrivalLog),
+	}
+	if s.journal, err = journal.Open(cfg.Journal, s.state.replay); err != nil {
+		return nil, fmt.Errorf("open sandbox api: %w", err)
+	}
+	return s, nil
+}
+
+// Close closes the journal.
+func (s *Server) Close() error { return s.journal.Close() }
+
+// Serve answers calls on l, and closes it, until ctx ends; it returns after the
+// last call has been answered or given up. It is called at most once.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	server := &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve sandbox api on %s: %w", l.Addr(), err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		close(s.stopping)
+		// No call waits once stopping is closed, so this ends by itself; the
+		// time-out is for a client that does not read its answer.
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		if server.Shutdown(stop) != nil {
+			return server.Close()
+		}
+		return nil
+	})
+	return g.Wait()
+}
