@@ -1,0 +1,197 @@
+package sftptest
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"attentive.internal/pkg/peer"
+)
+
+// startTimeout is how long sshd may take until it listens.
+const startTimeout = 10 * time.Second
+
+// OpenSSH is OpenSSH's server on a loopback port, for the user who runs the
+// test, who logs in with a key.
+type OpenSSH struct {
+	// Host and Port are where it listens.
+	Host string
+	Port int
+	// User logs in with PrivateKey, in PEM.
+	User       string
+	PrivateKey string
+	// HostKeys are its keys as authorized-key lines.
+	HostKeys []string
+	// Folder is an empty directory; clients know it by the same path.
+	Folder string
+}
+
+// StartOpenSSH starts an sshd that ends with the test. The test is skipped, or
+// fails, when none is installed: see package peer.
+func StartOpenSSH(t testing.TB) *OpenSSH {
+	t.Helper()
+	sshd := peer.Need(t, "sshd")
+	subsystem := peer.Need(t, "sftp-server")
+	me, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if me.Uid == "0" {
+		// Compiled into sshd: root's needs this directory for privilege separation.
+		if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := t.TempDir()
+	host, client := newKey(t), newKey(t)
+	write(t, filepath.Join(dir, "hostkey"), host.private)
+	write(t, filepath.Join(dir, "authorized_keys"), client.public)
+	s := &OpenSSH{
+		Host: "127.0.0.1", User: me.Username, PrivateKey: client.private,
+		HostKeys: []string{strings.TrimSpace(host.public)}, Folder: filepath.Join(dir, "uploads"),
+	}
+	if err := os.Mkdir(s.Folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	// Between our finding a free port and sshd's listening another process may
+	// take it; then sshd ends, and the next port is tried.
+	var problem error
+	for range 5 {
+		s.Port = freePort(t)
+		config := filepath.Join(dir, "sshd_config")
+		write(t, config, s.config(dir, subsystem))
+		if problem = run(t, s.address(), sshd, "-D", "-e", "-f", config); problem == nil {
+			return s
+		}
+	}
+	t.Fatal(problem)
+	return nil
+}
+
+// config writes sshd's configuration.
+func (s *OpenSSH) config(dir, subsystem string) string {
+	return strings.Join([]string{
+		"Port " + strconv.Itoa(s.Port),
+		"ListenAddress " + s.Host,
+		"HostKey " + filepath.Join(dir, "hostkey"),
+		"AuthorizedKeysFile " + filepath.Join(dir, "authorized_keys"),
+		"PidFile none",
+		"PasswordAuthentication no",
+		"PermitRootLogin yes",
+		"StrictModes no", // the test's directory may be writable by others
+		"UsePAM no",
+		"Subsystem sftp " + subsystem,
+	}, "\n") + "\n"
+}
+
+func (s *OpenSSH) address() string { return net.JoinHostPort(s.Host, strconv.Itoa(s.Port)) }
+
+// run starts a program and waits until it listens on address.
+func run(t testing.TB, address, program string, args ...string) error {
+	t.Helper()
+	var log buffer
+	cmd := exec.Command(program, args...)
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	var waiting sync.WaitGroup
+	waiting.Go(func() { ended <- cmd.Wait() })
+	stop := func() {
+		_ = cmd.Process.Kill() // it may have ended by itself
+		waiting.Wait()
+	}
+	deadline := time.Now().Add(startTimeout)
+	for time.Now().Before(deadline) {
+		select {
+		case err := <-ended:
+			return fmt.Errorf("%s ended: %w: %s", program, err, log.String())
+		case <-time.After(5 * time.Millisecond):
+		}
+		if c, err := net.Dial("tcp", address); err == nil {
+			_ = c.Close()
+			t.Cleanup(stop)
+			return nil
+		}
+	}
+	stop()
+	return fmt.Errorf("%s does not listen on %s: %s", program, address, log.String())
+}
+
+// buffer is a log that is written and read at once.
+type buffer struct {
+	mu sync.Mutex // guards b
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// PrivateKey makes a new Ed25519 key in PEM.
+func PrivateKey(t testing.TB) string {
+	t.Helper()
+	return newKey(t).private
+}
+
+// freePort returns a port that was free a moment ago.
+func freePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+// key is an Ed25519 key pair as OpenSSH keeps it in files.
+type key struct{ private, public string }
+
+func newKey(t testing.TB) key {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := ssh.MarshalPrivateKey(private, "test")
+	pub, err2 := ssh.NewPublicKey(public)
+	if err := errors.Join(err, err2); err != nil {
+		t.Fatal(err)
+	}
+	return key{string(pem.EncodeToMemory(block)), string(ssh.MarshalAuthorizedKey(pub))}
+}
+
+func write(t testing.TB, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
