@@ -1,0 +1,234 @@
+package event_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/event"
+	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/ledger"
+	"attentive.internal/pkg/queuetest"
+	attentivev1 "attentive.internal/proto/attentive/v1"
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+const (
+	received     = attentivev1.JobState_JOB_STATE_RECEIVED
+	uploading    = attentivev1.JobState_JOB_STATE_UPLOADING
+	publishing   = attentivev1.JobState_JOB_STATE_PUBLISHING
+	succeeded    = attentivev1.JobState_JOB_STATE_SUCCEEDED
+	deadLettered = attentivev1.JobState_JOB_STATE_DEAD_LETTERED
+
+	job = "0b7c1d7e-4a53-4c6e-9d0f-6f1f0d6f3a10"
+)
+
+func of(state attentivev1.JobState) *attentivev1.JobEvent {
+	return &attentivev1.JobEvent{JobId: job, Destination: "acme", State: state, Attempt: 1, Time: timestamppb.Now()}
+}
+
+// bounded is the context of a test that would hang where it should fail.
+func bounded(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// following follows the job until its end, calling seen with the states so far
+// after each event, and returns all of them.
+func following(ctx context.Context, t *testing.T, c *broker.Conn, seen func([]attentivev1.JobState)) []attentivev1.JobState {
+	t.Helper()
+	var states []attentivev1.JobState
+	for e, err := range event.Follow(ctx, c, contract.Segment, "acme", job) {
+		if err != nil {
+			t.Fatalf("after %v: %v", states, err)
+		}
+		states = append(states, e.GetState())
+		seen(states)
+	}
+	return states
+}
+
+func want(t *testing.T, got []attentivev1.JobState, want ...attentivev1.JobState) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("states (-want +got):\n%s", diff)
+	}
+}
+
+func TestFollowFromTheFirstEventToTheEnd(t *testing.T) {
+	t.Parallel()
+	c := queuetest.Start(t).Conn(t)
+	p := event.NewPublisher(c, slog.New(slog.DiscardHandler))
+	ctx := bounded(t)
+	other := of(succeeded)
+	other.JobId = strings.Replace(job, "0b", "ff", 1)
+	p.Publish(ctx, contract.Segment, other)
+	p.Publish(ctx, contract.Expand, of(succeeded)) // the same id, another kind
+	p.Publish(ctx, contract.Segment, of(received))
+	got := following(ctx, t, c, func(states []attentivev1.JobState) {
+		switch len(states) {
+		case 1:
+			p.Publish(ctx, contract.Segment, of(uploading))
+			p.Publish(ctx, contract.Segment, of(uploading))
+		case 3:
+			p.Publish(ctx, contract.Segment, of(succeeded))
+		}
+	})
+	want(t, got, received, uploading, uploading, succeeded)
+	// And again, all of it from the stream.
+	want(t, following(ctx, t, c, func([]attentivev1.JobState) {}), received, uploading, uploading, succeeded)
+}
+
+func TestFollowSurvivesARestartOfTheBroker(t *testing.T) {
+	t.Parallel()
+	s := queuetest.Start(t)
+	c := s.Conn(t)
+	p := event.NewPublisher(c, slog.New(slog.DiscardHandler))
+	ctx := bounded(t)
+	p.Publish(ctx, contract.Segment, of(received))
+	got := following(ctx, t, c, func(states []attentivev1.JobState) {
+		if len(states) != 1 {
+			return
+		}
+		lost := c.Lost()
+		s.Restart()
+		<-lost
+		if err := c.Await(ctx); err != nil {
+			t.Fatal(err)
+		}
+		p.Publish(ctx, contract.Segment, of(publishing))
+		p.Publish(ctx, contract.Segment, of(succeeded))
+	})
+	want(t, got, received, publishing, succeeded)
+}
+
+// The events of a job whose dead letter was replayed look like those before.
+// None of them may be taken for a repetition.
+func TestFollowGoesOnAfterAReplay(t *testing.T) {
+	t.Parallel()
+	c := queuetest.Start(t).Conn(t)
+	p := event.NewPublisher(c, slog.New(slog.DiscardHandler))
+	ctx := bounded(t)
+	story := []attentivev1.JobState{received, deadLettered, received, deadLettered, received, succeeded}
+	for _, state := range story {
+		p.Publish(ctx, contract.Segment, of(state))
+	}
+	want(t, following(ctx, t, c, func([]attentivev1.JobState) {}), story...)
+}
+
+func TestFollowBelievesTheLedgerWhenEventsAreLost(t *testing.T) {
+	t.Parallel()
+	c := queuetest.Start(t).Conn(t)
+	ctx := bounded(t)
+	kv, err := c.JS.KeyValue(ctx, broker.BucketLedger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	record, err := ledger.New(kv).Begin(ctx, ledger.Entry{Kind: contract.Segment, Destination: "acme", JobID: job, Fingerprint: "f"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	event.NewPublisher(c, slog.New(slog.DiscardHandler)).Publish(ctx, contract.Segment, of(received))
+	err = record.Change(ctx, func(e *ledger.Entry) {
+		e.State, e.Reason, e.Detail = ledger.DeadLettered, fault.AccessDenied, "not allowed"
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last *attentivev1.JobEvent
+	for e, err := range event.Follow(ctx, c, contract.Segment, "acme", job) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = e
+	}
+	if last.GetState() != deadLettered || last.GetReason() != string(fault.AccessDenied) || last.GetText() != "not allowed" || last.GetJobId() != job {
+		t.Errorf("last event = %v, want what the ledger knows", last)
+	}
+}
+
+func TestFollowEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	c := queuetest.Start(t).Conn(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cause := errors.New("interrupted by the user")
+	defer cancel(nil)
+	event.NewPublisher(c, slog.New(slog.DiscardHandler)).Publish(ctx, contract.Segment, of(received))
+	for _, err := range event.Follow(ctx, c, contract.Segment, "acme", job) {
+		if err != nil {
+			if !errors.Is(err, cause) || !strings.Contains(err.Error(), job) {
+				t.Errorf("error = %v, want the cause and the job", err)
+			}
+			return
+		}
+		cancel(cause)
+	}
+	t.Error("Follow ended without an error")
+}
+
+func TestFollowSaysThatTheStreamIsMissing(t *testing.T) {
+	t.Parallel()
+	c := queuetest.Connect(t, queuetest.Start(t).URL)
+	for _, err := range event.Follow(bounded(t), c, contract.Segment, "acme", job) {
+		if !errors.Is(err, jetstream.ErrStreamNotFound) || !strings.Contains(err.Error(), broker.StreamEvents) {
+			t.Errorf("error = %v, want the missing stream", err)
+		}
+	}
+}
+
+func TestFollowSkipsWhatItCannotRead(t *testing.T) {
+	t.Parallel()
+	c := queuetest.Start(t).Conn(t)
+	ctx := bounded(t)
+	if _, err := c.JS.Publish(ctx, contract.EventSubject(contract.Segment, "acme", job), []byte("no event")); err != nil {
+		t.Fatal(err)
+	}
+	event.NewPublisher(c, slog.New(slog.DiscardHandler)).Publish(ctx, contract.Segment, of(succeeded))
+	want(t, following(ctx, t, c, func([]attentivev1.JobState) {}), succeeded)
+}
+
+// A job ends even when nobody can be told.
+func TestPublishNeitherFailsNorHoldsUp(t *testing.T) {
+	t.Parallel()
+	s := queuetest.Start(t)
+	c := s.Conn(t)
+	var log strings.Builder
+	p := event.NewPublisher(c, slog.New(slog.NewTextHandler(&log, nil)))
+	lost := c.Lost()
+	s.Stop()
+	<-lost
+	began := time.Now()
+	p.Publish(t.Context(), contract.Segment, of(uploading))
+	p.Publish(t.Context(), contract.Segment, of(succeeded))
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("two events took %v without a broker", took)
+	}
+	if !strings.Contains(log.String(), "JOB_STATE_SUCCEEDED") {
+		t.Errorf("the log does not tell of the lost event: %s", log.String())
+	}
+	misdirected := of(received)
+	misdirected.Destination = "no destination"
+	p.Publish(t.Context(), contract.Segment, misdirected)
+	if !strings.Contains(log.String(), "no destination") {
+		t.Errorf("the log does not tell of the event nobody can receive: %s", log.String())
+	}
+}
+
+// The last event is published although the worker is being stopped.
+func TestPublishOutlivesItsContext(t *testing.T) {
+	t.Parallel()
+	c := queuetest.Start(t).Conn(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	event.NewPublisher(c, slog.New(slog.DiscardHandler)).Publish(ctx, contract.Segment, of(succeeded))
+	want(t, following(bounded(t), t, c, func([]attentivev1.JobState) {}), succeeded)
+}
