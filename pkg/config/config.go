@@ -1,0 +1,123 @@
+// Package config reads the one configuration file of both workers into an
+// immutable value.
+//
+// Reading is strict. Unknown keys, values of the wrong type or out of range,
+// duplicate ids, references to nothing and files that do not exist are found in
+// one pass and reported together, each with its line, column and remedy. A file
+// with a fault yields no Config. What is odd but may be meant is a warning.
+//
+// Secrets are references to a file or an environment variable, never written in
+// the file. A secret that cannot be read is a warning here and blocks what needs
+// it later: one broken credential must not keep the other destinations from
+// working. Files that are not secret (known hosts, PGP keys) must exist.
+//
+// Every key with its meaning, unit, default and range is listed in README.md
+// beside this file; a test keeps list and code the same.
+package config
+
+import (
+	"slices"
+	"time"
+)
+
+// The plugins of destinations, each worked by one worker.
+const (
+	// PluginSegments sends audiences as segments, by SFTP.
+	PluginSegments = "attentive"
+	// PluginAttributes sends attributes and opt-ins of subscribers, by HTTPS.
+	PluginAttributes = "attentive-api"
+)
+
+// Config is a configuration without faults. It is read-only: everything that
+// Load returned may be shared, and nothing in it changes but the values of
+// secrets. A changed file makes a new Config (see Watch).
+type Config struct {
+	// Path is the file the configuration was read from.
+	Path   string
+	Broker Broker
+	// OpsAddress is the host:port of the operations HTTP server. Default
+	// 127.0.0.1:9464; port 0 takes a free one.
+	OpsAddress string
+	// SourcePrefixes are the URLs below which jobs may name sources. Default
+	// none: only inline rows and objects of the broker are read.
+	SourcePrefixes []string
+	// Lease is how long an account stays with an owner that does not renew.
+	// Default 15 s, from 2 s to 60 s.
+	Lease time.Duration
+	// Credentials in the order of the file; ids are unique.
+	Credentials []Credential
+	// Destinations in the order of the file; ids are unique.
+	Destinations []Destination
+
+	warnings Faults
+	seen     []observed // files that it was made from, for Watch
+}
+
+// Broker says how to reach NATS and how it keeps what it is given.
+type Broker struct {
+	// URL of the server, or several of one cluster, separated by commas.
+	// Default nats://127.0.0.1:4222.
+	URL string
+	// CredentialsFile is the NATS credentials file (a path); empty: none. The
+	// client reads it again at every connect.
+	CredentialsFile string
+	// Replicas of each stream and bucket: 1 (default), 3 or 5.
+	Replicas int
+	// ManageStreams is true (default) when the workers create and update
+	// streams and buckets, false when they only check them.
+	ManageStreams bool
+}
+
+// Warnings returns what is allowed but perhaps not meant, in file order.
+func (c *Config) Warnings() Faults { return slices.Clone(c.warnings) }
+
+// Destination returns the destination with the id.
+func (c *Config) Destination(id string) (Destination, bool) {
+	i := slices.IndexFunc(c.Destinations, func(d Destination) bool { return d.ID == id })
+	if i < 0 {
+		return Destination{}, false
+	}
+	return c.Destinations[i], true
+}
+
+// Credential returns the credential with the id. That of a destination's
+// Credential always exists.
+func (c *Config) Credential(id string) (Credential, bool) {
+	i := slices.IndexFunc(c.Credentials, func(k Credential) bool { return k.ID == id })
+	if i < 0 {
+		return Credential{}, false
+	}
+	return c.Credentials[i], true
+}
+
+// ForPlugin returns the destinations of the plugin, in file order.
+func (c *Config) ForPlugin(plugin string) []Destination {
+	var found []Destination
+	for _, d := range c.Destinations {
+		if d.Plugin == plugin {
+			found = append(found, d)
+		}
+	}
+	return found
+}
+
+// Accounts returns the accounts that the plugin's destinations use, in the order
+// of their first destination.
+func (c *Config) Accounts(plugin string) []Account {
+	var accounts []Account
+	for _, d := range c.ForPlugin(plugin) {
+		credential, _ := c.Credential(d.Credential)
+		key := credential.Account()
+		i := slices.IndexFunc(accounts, func(a Account) bool { return a.Key == key })
+		if i < 0 {
+			i = len(accounts)
+			accounts = append(accounts, Account{Key: key})
+		}
+		a := &accounts[i]
+		a.Destinations = append(a.Destinations, d)
+		if !slices.ContainsFunc(a.Credentials, func(k Credential) bool { return k.ID == credential.ID }) {
+			a.Credentials = append(a.Credentials, credential)
+		}
+	}
+	return accounts
+}

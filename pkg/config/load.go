@@ -1,0 +1,268 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v4"
+)
+
+const (
+	// pathVariable names the file when no flag does.
+	pathVariable = "ATTENTIVE_RELAY_CONFIG"
+	// defaultPath is the file when nothing names one.
+	defaultPath = "./relay.yaml"
+	// maxFileBytes is room for thousands of destinations.
+	maxFileBytes = 4 << 20
+)
+
+// Find returns the path of the configuration: that of the --config flag, else
+// that of the environment variable ATTENTIVE_RELAY_CONFIG, else ./relay.yaml.
+func Find(flag string) string {
+	if flag != "" {
+		return flag
+	}
+	if path := os.Getenv(pathVariable); path != "" {
+		return path
+	}
+	return defaultPath
+}
+
+// Load reads the file at path. When the file can be read but has faults the
+// error is a Faults with all of them.
+func Load(path string) (*Config, error) {
+	r := &reader{path: path}
+	return r.load()
+}
+
+func (r *reader) load() (*Config, error) {
+	r.depend(r.path)
+	data, err := readFile(r.path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w; name the file with --config or $%s", err, pathVariable)
+	}
+	cfg := r.file(data)
+	if len(r.faults) > 0 {
+		r.faults.sort()
+		return nil, r.faults
+	}
+	r.warnings.sort()
+	cfg.warnings, cfg.seen = r.warnings, r.seen
+	return cfg, nil
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // it was only read
+	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+	if err == nil && len(data) > maxFileBytes {
+		err = fmt.Errorf("%q is larger than %d bytes", path, maxFileBytes)
+	}
+	return data, err
+}
+
+// file reads the whole file.
+func (r *reader) file(data []byte) *Config {
+	loader, err := yaml.NewLoader(bytes.NewReader(data))
+	if err != nil {
+		r.syntax(err)
+		return nil
+	}
+	var document, another yaml.Node
+	switch err := loader.Load(&document); {
+	case errors.Is(err, io.EOF) || err == nil && len(document.Content) == 0:
+		r.value(&document, "").fault("is empty", "write at least credentials and destinations")
+		return nil
+	case err != nil:
+		r.syntax(err)
+		return nil
+	}
+	switch err := loader.Load(&another); {
+	case err == nil:
+		r.value(&another, "").fault("is a second document", "write everything in one, without --- between")
+	case !errors.Is(err, io.EOF):
+		r.syntax(err)
+		return nil
+	}
+	return r.config(r.value(document.Content[0], ""))
+}
+
+// syntax reports what is not YAML. The parser stops at the first.
+func (r *reader) syntax(err error) {
+	var at yaml.Node
+	problem := err.Error()
+	if e, ok := errors.AsType[*yaml.LoadError](err); ok {
+		at.Line, at.Column = e.Mark.Line, e.Mark.Column
+		problem = e.Message
+		if e.ContextMsg != "" {
+			problem += " " + e.ContextMsg
+		}
+	}
+	r.value(&at, "").fault("is not YAML: "+problem,
+		`check the indentation, and put texts that begin with a brace or contain ": " in quotes`)
+}
+
+func (r *reader) config(v value) *Config {
+	m := v.mapping()
+	cfg := &Config{
+		Path:           r.path,
+		Broker:         get(m, "broker", defaultBroker, readBroker),
+		OpsAddress:     get(m, "ops_address", "127.0.0.1:9464", readAddress),
+		SourcePrefixes: get(m, "source_prefixes", nil, listOf(readPrefix)),
+		Lease:          get(m, "lease", 15*time.Second, duration(2*time.Second, time.Minute)),
+	}
+	credentials := &ids{what: "credential"}
+	const logins = "list what the destinations log in with"
+	cfg.Credentials = need(m, "credentials", logins, someOf(func(v value) Credential {
+		return readCredential(v, credentials)
+	}, logins))
+	destinations := destinationReader{credentials: cfg.Credentials, used: make(map[string]bool), ids: ids{what: "destination"}}
+	const places = "list the places that jobs are sent to"
+	cfg.Destinations = need(m, "destinations", places, someOf(destinations.read, places))
+	m.done()
+	for id, v := range credentials.first {
+		if !destinations.used[id] {
+			v.warn(fmt.Sprintf("credential %q is used by no destination", id), "remove it, or name it in a destination")
+		}
+	}
+	return cfg
+}
+
+var defaultBroker = Broker{URL: "nats://127.0.0.1:4222", Replicas: 1, ManageStreams: true}
+
+func readBroker(v value) Broker {
+	m := v.mapping()
+	b := Broker{
+		URL:             get(m, "url", defaultBroker.URL, readBrokerURL),
+		CredentialsFile: get(m, "credentials", "", readCredentialsFile),
+		Replicas:        get(m, "replicas", defaultBroker.Replicas, oneOf(1, 3, 5)),
+		ManageStreams:   get(m, "manage_streams", defaultBroker.ManageStreams, boolean),
+	}
+	m.done()
+	return b
+}
+
+func readBrokerURL(v value) string {
+	s := text(v)
+	if s == "" {
+		return ""
+	}
+	for one := range strings.SplitSeq(s, ",") {
+		u, err := url.Parse(strings.TrimSpace(one))
+		switch {
+		case err != nil || u.Hostname() == "" || !oneOfSchemes(u, "nats", "tls", "ws", "wss"):
+			v.fault("is not the URL of a NATS server", "write nats://HOST:PORT or tls://HOST:PORT, several separated by commas")
+			return ""
+		case u.User != nil:
+			v.fault("has a secret in it", "remove user and password, and name a credentials file in broker.credentials")
+			return ""
+		}
+	}
+	return s
+}
+
+func oneOfSchemes(u *url.URL, schemes ...string) bool {
+	for _, scheme := range schemes {
+		if u.Scheme == scheme {
+			return true
+		}
+	}
+	return false
+}
+
+// readCredentialsFile reads the reference to a NATS credentials file. The NATS
+// client reads the file itself, so a variable cannot hold it.
+func readCredentialsFile(v value) string {
+	const remedy = "write {file: PATH}: the NATS client reads its credentials from a file"
+	if v.node.Kind != yaml.MappingNode {
+		v.unlike("a mapping", remedy)
+		return ""
+	}
+	m := v.mapping()
+	path := need(m, "file", remedy, file)
+	m.done()
+	return path
+}
+
+func readAddress(v value) string {
+	s := text(v)
+	if s == "" {
+		return ""
+	}
+	name, port, err := net.SplitHostPort(s)
+	if n, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || n > 65535 || name != "" && !isHost(name) {
+		v.fault(fmt.Sprintf("is %q", s), "write HOST:PORT, as 127.0.0.1:9464; :9464 listens on all interfaces")
+		return ""
+	}
+	return s
+}
+
+var hostname = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?$`)
+
+func isHost(s string) bool { return hostname.MatchString(s) || net.ParseIP(s) != nil }
+
+// readPrefix reads a URL that the URLs of sources may be below.
+func readPrefix(v value) string {
+	s := text(v)
+	if s == "" {
+		return ""
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || !oneOfSchemes(u, "file", "https", "s3"):
+		v.fault(fmt.Sprintf("is %q", s), "write a URL that begins with file://, https:// or s3://")
+	case u.User != nil:
+		v.fault("has a secret in it", "remove user and password")
+	case u.RawQuery != "" || u.Fragment != "":
+		v.fault(fmt.Sprintf("is %q", s), "remove what follows ? or #")
+	case u.Scheme == "file" && (u.Host != "" || !strings.HasPrefix(u.Path, "/")):
+		v.fault(fmt.Sprintf("is %q", s), "write an absolute path: file:///folder/")
+	case u.Scheme != "file" && u.Host == "":
+		v.fault(fmt.Sprintf("is %q", s), "name the host or bucket")
+	case strings.Contains(u.Path+"/", "/../"):
+		v.fault(fmt.Sprintf("is %q", s), `write the path without ".."`)
+	default:
+		return s
+	}
+	return ""
+}
+
+var idPattern = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
+
+// ids reads ids that must differ.
+type ids struct {
+	what  string
+	first map[string]value
+}
+
+// read reads the id of m, and its name, which is the id unless it has one.
+func (s *ids) read(m *mapping) (id, name string) {
+	id = need(m, "id", "give it an id of 1 to 32 of a-z, 0-9 and hyphen",
+		matching(idPattern, "use 1 to 32 of a-z, 0-9 and hyphen"))
+	name = get(m, "name", id, text)
+	if id == "" {
+		return id, name
+	}
+	v, _ := m.lookup("id")
+	if before, again := s.first[id]; again {
+		v.fault(fmt.Sprintf("%s %q is there already, in line %d", s.what, id, before.node.Line), "give it an id of its own")
+		return id, name
+	}
+	if s.first == nil {
+		s.first = make(map[string]value)
+	}
+	s.first[id] = v
+	return id, name
+}

@@ -1,0 +1,315 @@
+package config_test
+
+import (
+	"errors"
+	"flag"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"attentive.internal/pkg/access"
+	"attentive.internal/pkg/config"
+	"attentive.internal/pkg/segmentname"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+var update = flag.Bool("update", false, "write golden files")
+
+// load returns the configuration in testdata.
+func load(t *testing.T, name string) *config.Config {
+	t.Helper()
+	cfg, err := config.Load(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+// compared makes configurations comparable: secrets by what they refer to.
+func compared() cmp.Options {
+	return cmp.Options{
+		cmpopts.IgnoreUnexported(config.Config{}),
+		cmpopts.IgnoreFields(config.Config{}, "Path"),
+		cmpopts.EquateEmpty(),
+		cmp.AllowUnexported(config.Credential{}),
+		cmp.Comparer(func(a, b config.Secret) bool { return a.String() == b.String() }),
+		cmp.Comparer(func(a, b segmentname.Template) bool { return a.String() == b.String() }),
+		cmp.Comparer(func(a, b *time.Location) bool { return a.String() == b.String() }),
+	}
+}
+
+func TestLoadFull(t *testing.T) {
+	t.Parallel()
+	got := load(t, "full.yaml")
+	filename, err := segmentname.Parse("{{ campaign_name }}_{{ group_name }}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	newYork, err := time.LoadLocation("America/New_York")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := access.Permissions{BusinessUsers: true, RestrictedPII: true, Services: true}
+	want := []config.Destination{
+		{
+			ID: "acme-segments", Name: "Acme Attentive Segments", Plugin: config.PluginSegments, Credential: "sftp",
+			Access: access.Permissions{BusinessUsers: true, RestrictedPII: true},
+			Segment: &config.SegmentSettings{
+				ClientDomain: "acme.example", RemoteFolder: "in/box", Identifier: config.Email,
+				PGP:       &config.PGP{Keys: []string{"testdata/keys/recipient.asc"}, Armor: true, Suffix: ".asc"},
+				SplitRows: 1000, RejectShare: 0.25, TimeZone: newYork, Guards: config.Guards{Shrink: 0.9},
+			},
+			Templates: []config.Template{{
+				ID: "default", Name: "Attentive", Access: all, Campaigns: true, DefaultRegion: "CA",
+				Filename: filename, Columns: config.Columns{Email: "mail"},
+			}},
+		},
+		{
+			ID: "acme-phones", Name: "Acme phone Segments", Plugin: config.PluginSegments, Credential: "sftp-known",
+			Access: access.Permissions{Services: true},
+			Segment: &config.SegmentSettings{
+				ClientDomain: "acme", RemoteFolder: "/uploads", Identifier: config.Phone,
+				SplitRows: 500_000, RejectShare: 0.1, TimeZone: time.UTC, Guards: config.Guards{Shrink: 0.5},
+			},
+			Templates: []config.Template{{
+				ID: "default", Name: "default", DefaultRegion: "GB", Columns: config.Columns{Phone: "mobile"},
+			}},
+		},
+		{
+			ID: "acme-attributes", Name: "Acme attributes", Plugin: config.PluginAttributes, Credential: "api",
+			Access: access.Permissions{BusinessUsers: true, Services: true},
+			Attributes: &config.AttributesSettings{
+				Identifier: config.Phone, SignUp: config.SignUp{Unit: "123456"}, SingleOptIn: true,
+				RetryBudget:     config.RetryBudget{Duration: time.Hour, Attempts: 3},
+				SubscribeMaxAge: 48 * time.Hour, UnknownSettle: 5 * time.Second,
+			},
+			Templates: []config.Template{{
+				ID: "default", Name: "default", Access: access.Permissions{RestrictedPII: true}, DefaultRegion: "US",
+				Columns: config.Columns{
+					Phone: "mobile", Email: "mail", ClientUserID: "id", ShopifyID: "shop", KlaviyoID: "klav", OptIn: "opted in",
+				},
+				Attributes: []config.Attribute{
+					{Column: "tier", Name: "Loyalty tier", Type: config.String},
+					{Column: "points", Name: "points", Type: config.Number},
+					{Column: "vip", Name: "VIP", Type: config.Boolean},
+					{Column: "city", Name: "city", Type: config.String},
+				},
+			}},
+		},
+		{
+			ID: "acme-locale", Name: "acme-locale", Plugin: config.PluginAttributes, Credential: "api",
+			Access: access.Permissions{Services: true},
+			Attributes: &config.AttributesSettings{
+				Identifier:      config.Phone,
+				SignUp:          config.SignUp{Language: "en", Country: "US", SubscriptionType: "MARKETING"},
+				RetryBudget:     config.RetryBudget{Duration: 24 * time.Hour, Attempts: 10},
+				SubscribeMaxAge: 7 * 24 * time.Hour, UnknownSettle: time.Minute,
+			},
+			Templates: []config.Template{{
+				ID: "default", Name: "default", Columns: config.Columns{Phone: "mobile", OptIn: "sms"},
+			}},
+		},
+	}
+	if diff := cmp.Diff(want, got.Destinations, compared()); diff != "" {
+		t.Errorf("destinations (-want +got):\n%s", diff)
+	}
+	broker := config.Broker{
+		URL: "nats://a.example.com:4222,tls://b.example.com", CredentialsFile: "testdata/keys/relay.creds", Replicas: 3,
+	}
+	rest := config.Config{
+		Broker: broker, OpsAddress: ":9000", SourcePrefixes: []string{"file:///srv/audiences/"}, Lease: 30 * time.Second,
+		Credentials: got.Credentials, Destinations: got.Destinations,
+	}
+	if diff := cmp.Diff(rest, *got, compared()); diff != "" {
+		t.Errorf("configuration (-want +got):\n%s", diff)
+	}
+}
+
+func TestLoadCredentials(t *testing.T) {
+	t.Parallel()
+	cfg := load(t, "full.yaml")
+	sftp, ok := cfg.Credential("sftp")
+	if !ok || sftp.Type != config.TypeSFTP || sftp.API != nil {
+		t.Fatalf("credential sftp = %+v, %v", sftp, ok)
+	}
+	if len(sftp.SFTP.HostKeys) != 2 || !strings.HasPrefix(sftp.SFTP.HostKeys[1], "ecdsa-sha2-nistp256 ") ||
+		strings.Contains(sftp.SFTP.HostKeys[1], "second") {
+		t.Errorf("host keys %q, want two without comments", sftp.SFTP.HostKeys)
+	}
+	sftp.SFTP.HostKeys = nil
+	want := config.SFTPCredential{
+		Hostname: "sftp.example.com", Port: 2222, Username: "acme",
+		Passphrase:           config.FileSecret("testdata/keys/passphrase"),
+		PrivateKey:           config.FileSecret("testdata/keys/private_key"),
+		PrivateKeyPassphrase: config.EnvSecret("CONFIG_TEST_NEVER_SET"),
+		Sessions:             4,
+	}
+	if diff := cmp.Diff(want, *sftp.SFTP, compared()); diff != "" {
+		t.Errorf("credential sftp (-want +got):\n%s", diff)
+	}
+	if got, want := sftp.SFTP.Address(), "sftp.example.com:2222"; got != want {
+		t.Errorf("address %q, want %q", got, want)
+	}
+	known, _ := cfg.Credential("sftp-known")
+	if got, want := known.SFTP.KnownHosts, "testdata/keys/known_hosts"; got != want {
+		t.Errorf("known hosts %q, want %q", got, want)
+	}
+	api, _ := cfg.Credential("api")
+	wantAPI := config.APICredential{
+		Key: config.FileSecret("testdata/keys/api_key"), BaseURL: "http://127.0.0.1:8080/sandbox",
+		Ceilings: config.Ceilings{Attributes: 100, Subscribe: 8, Unsubscribe: 4},
+	}
+	if diff := cmp.Diff(wantAPI, *api.API, compared()); diff != "" {
+		t.Errorf("credential api (-want +got):\n%s", diff)
+	}
+	if _, ok := cfg.Credential("nobody"); ok {
+		t.Error("there is a credential nobody")
+	}
+}
+
+// TestDefaults compares a file that leaves everything out with one that writes
+// every default.
+func TestDefaults(t *testing.T) {
+	t.Parallel()
+	minimal, defaults := load(t, "minimal.yaml"), load(t, "defaults.yaml")
+	if diff := cmp.Diff(minimal, defaults, compared()); diff != "" {
+		t.Errorf("defaults written out differ from those of the code (-code +written):\n%s", diff)
+	}
+	attributes, _ := minimal.Destination("acme-attributes")
+	if !attributes.Templates[0].EveryColumn {
+		t.Error("without attributes, not every column is sent")
+	}
+	full, _ := load(t, "full.yaml").Destination("acme-locale")
+	if full.Templates[0].EveryColumn {
+		t.Error("with attributes {}, every column is sent")
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	t.Parallel()
+	tests := map[string][]string{
+		"full.yaml": {
+			"testdata/full.yaml:19:27: credentials[0].private_key_passphrase: environment variable CONFIG_TEST_NEVER_SET is not set; " +
+				"set it and start again; until then what needs it is blocked",
+		},
+		"minimal.yaml":  nil,
+		"warnings.yaml": nil, // filled from the golden file
+	}
+	golden := goldenLines(t, "testdata/warnings.golden", faultLines(load(t, "warnings.yaml").Warnings()))
+	tests["warnings.yaml"] = golden
+	for name, want := range tests {
+		if diff := cmp.Diff(want, faultLines(load(t, name).Warnings()), cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("warnings of %s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// TestFaults reads each file in testdata/faults and compares what is wrong with
+// it with the golden list beside it.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/faults/*.yaml")
+	if err != nil || len(files) < 10 {
+		t.Fatalf("found %d files, %v", len(files), err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			t.Parallel()
+			cfg, err := config.Load(file)
+			faults, ok := errors.AsType[config.Faults](err)
+			if cfg != nil || !ok || len(faults) == 0 {
+				t.Fatalf("Load = %v, %v, want faults", cfg, err)
+			}
+			got := faultLines(faults)
+			want := goldenLines(t, strings.TrimSuffix(file, ".yaml")+".golden", got)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("faults (-want +got):\n%s", diff)
+			}
+			if strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("a secret is shown:\n%v", err)
+			}
+			for _, f := range faults {
+				if f.File != file || f.Line < 1 || f.Column < 1 || f.Problem == "" || f.Remedy == "" {
+					t.Errorf("fault %+v lacks its place, problem or remedy", f)
+				}
+			}
+		})
+	}
+}
+
+func faultLines(faults config.Faults) []string {
+	var lines []string
+	for _, f := range faults {
+		lines = append(lines, f.String())
+	}
+	return lines
+}
+
+// goldenLines returns the lines of the file, or writes them with -update.
+func goldenLines(t *testing.T, path string, got []string) []string {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, []byte(strings.Join(got, "\n")+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSuffix(string(data), "\n"), "\n")
+}
+
+func TestLoadWithoutFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "relay.yaml")
+	_, err := config.Load(path)
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "--config") {
+		t.Errorf("Load = %v, want one that names the file and --config", err)
+	}
+}
+
+func TestLoadHugeFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "relay.yaml")
+	if err := os.WriteFile(path, []byte(strings.Repeat("# comment\n", 1<<19)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := config.Load(path); err == nil || !strings.Contains(err.Error(), "larger than") {
+		t.Errorf("Load = %v, want that it is too large", err)
+	}
+}
+
+func TestFind(t *testing.T) {
+	t.Setenv("ATTENTIVE_RELAY_CONFIG", "")
+	if got := config.Find(""); got != "./relay.yaml" {
+		t.Errorf("Find without anything = %q", got)
+	}
+	t.Setenv("ATTENTIVE_RELAY_CONFIG", "/etc/relay.yaml")
+	if got := config.Find(""); got != "/etc/relay.yaml" {
+		t.Errorf("Find with the variable = %q", got)
+	}
+	if got := config.Find("other.yaml"); got != "other.yaml" {
+		t.Errorf("Find with the flag = %q", got)
+	}
+}
+
+// TestDocumentedExample reads the example of the design.
+func TestDocumentedExample(t *testing.T) {
+	t.Parallel()
+	cfg := load(t, "design.yaml")
+	d, ok := cfg.Destination("acme-segments")
+	if !ok || d.Name != "Acme Attentive Segments" || !d.Access.BusinessUsers || !d.Access.Services {
+		t.Errorf("destination = %+v, %v", d, ok)
+	}
+	if template, ok := d.Template("default"); !ok || template.Columns.Of(d.Segment.Identifier) != "mobile" {
+		t.Errorf("template = %+v, %v", template, ok)
+	}
+	if _, ok := d.Template("other"); ok {
+		t.Error("there is a template other")
+	}
+}
