@@ -101,7 +101,7 @@ func TestRules(t *testing.T) {
 			"pkg/a/a.go": "package a\n// Does.\nfunc F() {}\n",
 		}, []string{"pkg/a/a.go:3"}},
 		{"names with comment", exportedDocs, map[string]string{
-			"pkg/a/a.go": "package a\n// F does.\nfunc F() {}\n// A T is.\ntype T int\n// Values.\nconst (\nA = 1\nB = 2 // of.\n)\n" +
+			"pkg/a/a.go": "package a\n// F does.\nfunc F() {}\n// A T is.\ntype T int\n// Parts of b.\ntype (\nU = b.U\nV = b.V\n)\n// Values.\nconst (\nA = 1\nB = 2 // of.\n)\n" +
 				"func f() {}\ntype t int\nfunc (t) M() {}\n",
 			"pkg/a/a_test.go": "package a\nfunc TestF() {}\n",
 		}, nil},

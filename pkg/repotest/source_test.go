@@ -68,12 +68,13 @@ func exportedDocs(t *tree) (places []string) {
 }
 
 // undocumented reports the exported names of d that have no comment: a type needs
-// its own, a constant or variable may share that of its group.
+// its own; a constant, a variable or an alias may share that of its group.
 func undocumented(d *ast.GenDecl, missing func(token.Pos, string)) {
 	for _, spec := range d.Specs {
 		switch s := spec.(type) {
 		case *ast.TypeSpec:
-			if s.Name.IsExported() && !names(s.Doc, s.Name.Name) && !names(d.Doc, s.Name.Name) {
+			shared := s.Assign.IsValid() && d.Doc.Text() != ""
+			if s.Name.IsExported() && !shared && !names(s.Doc, s.Name.Name) && !names(d.Doc, s.Name.Name) {
 				missing(s.Pos(), s.Name.Name)
 			}
 		case *ast.ValueSpec:
