@@ -19,6 +19,8 @@ package ledger
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -83,7 +85,7 @@ type Entry struct {
 	Destination string        `json:"destination"`
 	JobID       string        `json:"job_id"`
 	State       State         `json:"state"`
-	// Fingerprint is the SHA-256 of the message's bytes, in hex.
+	// Fingerprint is what Fingerprint returns for the message's bytes.
 	Fingerprint string `json:"fingerprint"`
 	// Sequence of the first message that carried the job: its place among the
 	// jobs of its stream, which a replay does not change.
@@ -224,6 +226,13 @@ func (r *Record) Reload(ctx context.Context) error {
 	}
 	r.entry, r.revision = entry, revision
 	return nil
+}
+
+// Fingerprint tells the message of one job from that of another: it is the
+// SHA-256 of the bytes as they arrived, in hex.
+func Fingerprint(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
 }
 
 // Key returns the key of a job's entry. Each part is free of dots.

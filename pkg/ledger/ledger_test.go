@@ -163,3 +163,11 @@ func TestStates(t *testing.T) {
 		t.Error("sending goes on by itself, dead_lettered does not")
 	}
 }
+
+func TestFingerprintTellsMessagesApart(t *testing.T) {
+	t.Parallel()
+	a, b := ledger.Fingerprint([]byte("a")), ledger.Fingerprint([]byte("b"))
+	if a == b || a != ledger.Fingerprint([]byte("a")) || len(a) != 64 {
+		t.Errorf("fingerprints of two messages: %s and %s", a, b)
+	}
+}

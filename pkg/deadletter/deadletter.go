@@ -1,0 +1,106 @@
+// Package deadletter stores messages that trying again will not fix, and puts
+// them back on their queue when an operator asks.
+//
+// A dead letter keeps the exact bytes that arrived; what is known of the
+// failure travels in headers, so that a replay neither decodes nor alters them.
+//
+// The order that loses nothing: [Store.Put] returns after the stream has stored
+// the letter, and only then may the original be acknowledged. [Store.Replay]
+// removes a letter after the queue has stored the message again. A crash in
+// between leaves a message twice, never not at all:
+//
+//   - put twice: the stream knows the letter by its origin and keeps one;
+//   - replayed twice: the queue knows the message by an id derived from the
+//     letter and keeps one. Queues forget ids. Then the message comes twice, and
+//     the job ledger, the consent ledger or the order of attributes make the
+//     second one harmless.
+//
+// A replayed message is new to the queue but not newer than what was published
+// since: [Place] tells where it belongs.
+//
+// Letters hold the message as it was, personal data included. Headers do not.
+package deadletter
+
+import (
+	"cmp"
+	"errors"
+	"strings"
+	"time"
+
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/fault"
+	"github.com/nats-io/nats.go"
+)
+
+// ErrFull is returned when the stream of dead letters has no room, and by a
+// replay when the queue has none. Nothing was stored; the message stays where
+// it is.
+var ErrFull = errors.New("no room")
+
+// ErrNotFound is returned for an id under which no letter lies, or no longer.
+var ErrNotFound = errors.New("no such dead letter")
+
+// Letter is one dead letter.
+type Letter struct {
+	// ID is the letter's sequence in its stream; zero until it is stored.
+	ID          uint64
+	Kind        contract.Kind
+	Destination string
+	// Job is the job's id, [contract.LiveJob], or "" when it cannot be told.
+	Job    string
+	Reason fault.Reason
+	// Detail is one sentence for people, without personal data. It is cut to
+	// 4 KiB when stored.
+	Detail string
+	// Attempts is how often the message was tried, from 1.
+	Attempts int
+	// First and Last are when it was first and last tried. Stored is when the
+	// letter was.
+	First, Last, Stored time.Time
+	Origin              Origin
+	// MsgID is the Nats-Msg-Id that the message came with.
+	MsgID string
+	// Worker is the process that gave up.
+	Worker string
+	// Header is what the message came with, as far as it fits into a letter.
+	Header nats.Header
+	// Data is the exact payload; List leaves it out. Size is its length.
+	Data []byte
+	Size int
+}
+
+// Origin is where a message lay when it was given up.
+type Origin struct {
+	Stream   string
+	Subject  string
+	Sequence uint64
+	// Place is the sequence at which the message was first published. It is
+	// Sequence unless the message is a replay.
+	Place uint64
+}
+
+// Class is the class of the failure that ended the message.
+func (l Letter) Class() fault.Class {
+	if l.Reason == fault.RetriesExhausted {
+		return fault.Retryable
+	}
+	return fault.Permanent
+}
+
+// Filter selects letters. Zero fields select all.
+type Filter struct {
+	Reason      fault.Reason
+	Destination string
+	Kind        contract.Kind
+	Job         string
+}
+
+// subject is the part of the filter that the broker applies.
+func (f Filter) subject() string {
+	kind, destination := contract.Kind(cmp.Or(string(f.Kind), "*")), cmp.Or(f.Destination, "*")
+	subject := contract.DeadSubject(kind, destination, f.Job)
+	if f.Job == "" { // DeadSubject takes no wildcard there: jobs may be named by strangers
+		subject = subject[:strings.LastIndexByte(subject, '.')] + ".*"
+	}
+	return subject
+}

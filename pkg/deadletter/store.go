@@ -1,0 +1,293 @@
+package deadletter
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"iter"
+	"strconv"
+	"strings"
+	"time"
+
+	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/ledger"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Store keeps dead letters. It is safe for concurrent use.
+type Store struct {
+	conn   *broker.Conn
+	worker string
+}
+
+// New returns a Store. The worker names this process in the letters it puts.
+func New(conn *broker.Conn, worker string) *Store { return &Store{conn: conn, worker: worker} }
+
+// Put stores the letter. Once it returns nil, and not before, the original may
+// be acknowledged. Putting a message again changes nothing. It fails with
+// ErrFull when there is no room; other errors leave open whether the letter is
+// stored.
+func (s *Store) Put(ctx context.Context, l Letter) error {
+	l.Worker = cmp.Or(l.Worker, s.worker)
+	l.MsgID = cmp.Or(l.MsgID, l.Header.Get(nats.MsgIdHdr))
+	l.Origin.Place = cmp.Or(l.Origin.Place, Place(l.Header, l.Origin.Sequence))
+	m := &nats.Msg{
+		Subject: contract.DeadSubject(l.Kind, l.Destination, l.Job),
+		Header:  l.header(),
+		Data:    l.Data,
+	}
+	m.Header.Set(nats.MsgIdHdr, l.letterID())
+	if _, err := s.conn.Store(ctx, broker.StreamDead, m); err != nil {
+		return full(fmt.Errorf("dead letter of %s %d: %w", l.Origin.Stream, l.Origin.Sequence, err))
+	}
+	return nil
+}
+
+// letterID is the same for the same message, and only for that: sequences
+// begin anew when a stream is created anew.
+func (l Letter) letterID() string {
+	sum := sha256.New()
+	fmt.Fprintf(sum, "%s\n%s\n", l.Origin.Subject, l.MsgID)
+	_, _ = sum.Write(l.Data) // a hash never fails
+	return fmt.Sprintf("dead/%s/%d/%s", l.Origin.Stream, l.Origin.Sequence, hex.EncodeToString(sum.Sum(nil)[:8]))
+}
+
+// full marks an error of the broker that says there is no room.
+func full(err error) error {
+	if errors.Is(err, broker.ErrFull) {
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	}
+	return err
+}
+
+// Get returns one letter with its data. It fails with ErrNotFound.
+func (s *Store) Get(ctx context.Context, id uint64) (Letter, error) {
+	stream, err := s.stream(ctx)
+	if err != nil {
+		return Letter{}, err
+	}
+	return get(ctx, stream, id)
+}
+
+func get(ctx context.Context, stream jetstream.Stream, id uint64) (Letter, error) {
+	if id == 0 {
+		return Letter{}, fmt.Errorf("dead letter %d: %w", id, ErrNotFound) // zero asks the broker for the last
+	}
+	raw, err := stream.GetMsg(ctx, id)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return Letter{}, fmt.Errorf("dead letter %d: %w", id, ErrNotFound)
+	}
+	if err != nil {
+		return Letter{}, fmt.Errorf("get dead letter %d: %w", id, err)
+	}
+	l, err := parse(raw.Subject, raw.Header)
+	if err != nil {
+		return Letter{}, fmt.Errorf("dead letter %d: %w", id, err)
+	}
+	l.ID, l.Stored, l.Data, l.Size = raw.Sequence, raw.Time, raw.Data, len(raw.Data)
+	return l, nil
+}
+
+func (s *Store) stream(ctx context.Context) (jetstream.Stream, error) {
+	stream, err := s.conn.JS.Stream(ctx, broker.StreamDead)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", broker.StreamDead, err)
+	}
+	return stream, nil
+}
+
+const (
+	// page is how many letters are asked for at once, without their data.
+	page = 256
+	// listIdle ends a listing whose reader went away.
+	listIdle = time.Minute
+)
+
+// List yields the letters that are stored when it begins, the oldest first,
+// without their data. An error ends it.
+func (s *Store) List(ctx context.Context, f Filter) iter.Seq2[Letter, error] {
+	return func(yield func(Letter, error) bool) {
+		if err := s.list(ctx, f, func(l Letter) bool { return yield(l, nil) }); err != nil {
+			yield(Letter{}, fmt.Errorf("list dead letters: %w", err))
+		}
+	}
+}
+
+func (s *Store) list(ctx context.Context, f Filter, yield func(Letter) bool) (err error) {
+	stream, err := s.stream(ctx)
+	if err != nil {
+		return err
+	}
+	last := stream.CachedInfo().State.LastSeq
+	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
+		FilterSubject:     f.subject(),
+		AckPolicy:         jetstream.AckNonePolicy,
+		HeadersOnly:       true,
+		MemoryStorage:     true,
+		Replicas:          1,
+		InactiveThreshold: listIdle,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		// The broker removes it anyway, a minute later.
+		_ = stream.DeleteConsumer(context.WithoutCancel(ctx), consumer.CachedInfo().Name)
+	}()
+	for {
+		batch, err := consumer.FetchNoWait(page)
+		if err != nil {
+			return err
+		}
+		n := 0
+		for m := range batch.Messages() {
+			n++
+			l, err := listed(m)
+			if err != nil {
+				return err
+			}
+			if l.ID > last || ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if (f.Reason == "" || f.Reason == l.Reason) && !yield(l) {
+				return nil
+			}
+		}
+		if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) {
+			return err
+		}
+		if n == 0 {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// listed returns the letter of a message delivered without its data.
+func listed(m jetstream.Msg) (Letter, error) {
+	meta, err := m.Metadata()
+	if err != nil {
+		return Letter{}, err
+	}
+	l, err := parse(m.Subject(), m.Headers())
+	if err != nil {
+		// It is shown, so that an operator can look at it and discard it.
+		l = Letter{Detail: "not a dead letter of ours: " + err.Error()}
+	}
+	l.ID, l.Stored = meta.Sequence.Stream, meta.Timestamp
+	l.Size, _ = strconv.Atoi(m.Headers().Get(nats.MsgSize))
+	return l, nil
+}
+
+// Mode says how a letter is replayed.
+type Mode string
+
+const (
+	// Guarded replays a message as it was.
+	Guarded Mode = "guarded"
+	// Forced also lets it pass the guards empty_audience and audience_shrank.
+	Forced Mode = "forced"
+)
+
+// Outcome says what a replay did.
+type Outcome string
+
+const (
+	// Replayed means that the message is in its queue again.
+	Replayed Outcome = "replayed"
+	// AlreadySucceeded means that the letter's job has succeeded meanwhile.
+	// Nothing was sent; the letter is removed.
+	AlreadySucceeded Outcome = "already_succeeded"
+)
+
+// Replay puts the exact message back on the subject it came from, then removes
+// the letter. It fails with ErrNotFound when there is no letter, so a second
+// replay changes nothing, and with ErrFull when the queue has no room.
+func (s *Store) Replay(ctx context.Context, id uint64, mode Mode) (Outcome, error) {
+	stream, err := s.stream(ctx)
+	if err != nil {
+		return "", err
+	}
+	l, err := get(ctx, stream, id)
+	if err != nil {
+		return "", err
+	}
+	outcome := Replayed
+	done, err := s.succeeded(ctx, l)
+	switch {
+	case err != nil:
+	case done:
+		outcome = AlreadySucceeded
+	default:
+		_, err = s.conn.Store(ctx, l.Origin.Stream, l.message(mode))
+	}
+	if err != nil {
+		return "", full(fmt.Errorf("replay dead letter %d: %w", id, err))
+	}
+	if err := remove(ctx, stream, id); err != nil && !errors.Is(err, ErrNotFound) {
+		return "", err
+	}
+	return outcome, nil
+}
+
+// message is what a replay publishes.
+func (l Letter) message(mode Mode) *nats.Msg {
+	h := nats.Header{}
+	for key, values := range l.Header {
+		// What tells the broker how to store a message was obeyed once.
+		if !strings.HasPrefix(strings.ToLower(key), "nats-") {
+			h[key] = values
+		}
+	}
+	h.Set(HeaderReplay, strconv.FormatUint(l.ID, 10))
+	h.Set(HeaderPlace, strconv.FormatUint(l.Origin.Place, 10))
+	if mode == Forced {
+		h.Set(HeaderForce, "true")
+	}
+	// The time keeps apart letters of one id in a stream created anew.
+	h.Set(nats.MsgIdHdr, fmt.Sprintf("replay/%d/%d", l.ID, l.Stored.UnixNano()))
+	return &nats.Msg{Subject: l.Origin.Subject, Header: h, Data: l.Data}
+}
+
+// succeeded reports whether the letter is a job that has succeeded.
+func (s *Store) succeeded(ctx context.Context, l Letter) (bool, error) {
+	if !l.Kind.Job() || l.Job == "" {
+		return false, nil
+	}
+	kv, err := s.conn.JS.KeyValue(ctx, broker.BucketLedger)
+	if err != nil {
+		return false, fmt.Errorf("open %s: %w", broker.BucketLedger, err)
+	}
+	record, ok, err := ledger.New(kv).Find(ctx, l.Kind, l.Destination, l.Job)
+	if err != nil || !ok {
+		return false, err
+	}
+	entry := record.Entry()
+	// A letter of reason job_id_reused names another job than its own.
+	return entry.State == ledger.Succeeded && entry.Fingerprint == ledger.Fingerprint(l.Data), nil
+}
+
+// Discard removes a letter for good. It fails with ErrNotFound.
+func (s *Store) Discard(ctx context.Context, id uint64) error {
+	stream, err := s.stream(ctx)
+	if err != nil {
+		return err
+	}
+	return remove(ctx, stream, id)
+}
+
+func remove(ctx context.Context, stream jetstream.Stream, id uint64) error {
+	err := stream.DeleteMsg(ctx, id)
+	if err == nil {
+		return nil
+	}
+	// The broker's refusal says the same of a letter that is gone as of others.
+	if _, missing := get(ctx, stream, id); errors.Is(missing, ErrNotFound) {
+		return missing
+	}
+	return fmt.Errorf("remove dead letter %d: %w", id, err)
+}
