@@ -234,6 +234,10 @@ func readPrefix(v value) string {
 	case strings.Contains(u.Path+"/", "/../"):
 		v.fault(fmt.Sprintf("is %q", s), `write the path without ".."`)
 	default:
+		if u.Scheme != "file" {
+			v.warn("is allowed, but sources by "+u.Scheme+" are not supported by this version",
+				"put sources into the broker's object store, or below a file:/// prefix")
+		}
 		return s
 	}
 	return ""

@@ -284,6 +284,28 @@ func TestLoadHugeFile(t *testing.T) {
 	}
 }
 
+// TestLoadBomb reads a small file whose aliases stand for 25 million templates.
+func TestLoadBomb(t *testing.T) {
+	t.Parallel()
+	text := "credentials: &list [" + strings.Repeat("1,", 5_000) + "]\ndestinations: [" +
+		strings.Repeat("{plugin: attentive, templates: *list},", 5_000) + "]\n"
+	path := filepath.Join(t.TempDir(), "relay.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := config.Load(path)
+	faults, ok := errors.AsType[config.Faults](err)
+	if !ok || len(faults) > 500_000 {
+		t.Fatalf("%d faults", len(faults))
+	}
+	for _, f := range faults {
+		if strings.Contains(f.Problem, "aliases counted") {
+			return
+		}
+	}
+	t.Error("no fault tells of the aliases")
+}
+
 func TestFind(t *testing.T) {
 	t.Setenv("ATTENTIVE_RELAY_CONFIG", "")
 	if got := config.Find(""); got != "./relay.yaml" {

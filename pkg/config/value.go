@@ -8,12 +8,16 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
+// maxEntries of lists and mappings are room for thousands of destinations.
+const maxEntries = 250_000
+
 // reader reads one file and collects what is wrong with it. Its methods return
 // zero values for what they could not read, and never stop at a fault.
 type reader struct {
 	path     string // of the file
 	faults   Faults
 	warnings Faults
+	entries  int        // of all lists and mappings read so far
 	seen     []observed // files that the configuration depends on, as they were before they were read
 }
 
@@ -86,11 +90,28 @@ func (v value) list() []value {
 		v.unlike("a list", `write "- ..." for each element, or [] for none`)
 		return nil
 	}
+	if !v.affordable() {
+		return nil
+	}
 	elements := make([]value, len(v.node.Content))
 	for i, node := range v.node.Content {
 		elements[i] = v.r.value(node, fmt.Sprintf("%s[%d]", v.path, i))
 	}
 	return elements
+}
+
+// affordable reports whether the elements of the node may still be read. Aliases
+// can make a few lines stand for more than any memory holds.
+func (v value) affordable() bool {
+	before := v.r.entries
+	v.r.entries += len(v.node.Content)
+	if v.r.entries <= maxEntries {
+		return true
+	}
+	if before <= maxEntries {
+		v.fault(fmt.Sprintf("is more than this file may hold: %d entries, aliases counted each time", maxEntries), "use fewer aliases")
+	}
+	return false
 }
 
 // mapping is a node with keys. Asked for a key it learns that the key exists in
@@ -112,6 +133,9 @@ type entry struct {
 func (v value) mapping() *mapping {
 	if v.node.Kind != yaml.MappingNode {
 		v.unlike("a mapping", `write "key: value" lines, indented below the key`)
+		return nil
+	}
+	if !v.affordable() {
 		return nil
 	}
 	m := &mapping{value: v}
