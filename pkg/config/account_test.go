@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// loadText loads a configuration written for one test, beside copies of nothing:
-// its secrets are files in the same folder.
+// loadText loads a configuration written for one test, with its secrets as files
+// in the same folder.
 func loadText(t *testing.T, text string, secrets map[string]string) *config.Config {
 	t.Helper()
 	dir := t.TempDir()

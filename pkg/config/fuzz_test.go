@@ -28,7 +28,7 @@ func FuzzRead(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r := &reader{path: "testdata/fuzz.yaml"}
-		cfg := r.file(data)
+		cfg := r.parse(data)
 		for _, fault := range slices.Concat(r.faults, r.warnings) {
 			if fault.Line < 1 || fault.Column < 1 || fault.Problem == "" || fault.Remedy == "" {
 				t.Errorf("fault without a place, problem or remedy: %+v", fault)

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -50,7 +51,7 @@ func (r *reader) load() (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w; name the file with --config or $%s", err, pathVariable)
 	}
-	cfg := r.file(data)
+	cfg := r.parse(data)
 	if len(r.faults) > 0 {
 		r.faults.sort()
 		return nil, r.faults
@@ -73,8 +74,8 @@ func readFile(path string) ([]byte, error) {
 	return data, err
 }
 
-// file reads the whole file.
-func (r *reader) file(data []byte) *Config {
+// parse reads the whole file.
+func (r *reader) parse(data []byte) *Config {
 	loader, err := yaml.NewLoader(bytes.NewReader(data))
 	if err != nil {
 		r.syntax(err)
@@ -162,7 +163,7 @@ func readBrokerURL(v value) string {
 	for one := range strings.SplitSeq(s, ",") {
 		u, err := url.Parse(strings.TrimSpace(one))
 		switch {
-		case err != nil || u.Hostname() == "" || !oneOfSchemes(u, "nats", "tls", "ws", "wss"):
+		case err != nil || u.Hostname() == "" || !hasScheme(u, "nats", "tls", "ws", "wss"):
 			v.fault("is not the URL of a NATS server", "write nats://HOST:PORT or tls://HOST:PORT, several separated by commas")
 			return ""
 		case u.User != nil:
@@ -173,14 +174,7 @@ func readBrokerURL(v value) string {
 	return s
 }
 
-func oneOfSchemes(u *url.URL, schemes ...string) bool {
-	for _, scheme := range schemes {
-		if u.Scheme == scheme {
-			return true
-		}
-	}
-	return false
-}
+func hasScheme(u *url.URL, schemes ...string) bool { return slices.Contains(schemes, u.Scheme) }
 
 // readCredentialsFile reads the reference to a NATS credentials file. The NATS
 // client reads the file itself, so a variable cannot hold it.
@@ -202,7 +196,7 @@ func readAddress(v value) string {
 		return ""
 	}
 	name, port, err := net.SplitHostPort(s)
-	if n, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || n > 65535 || name != "" && !isHost(name) {
+	if _, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || name != "" && !isHost(name) {
 		v.fault(fmt.Sprintf("is %q", s), "write HOST:PORT, as 127.0.0.1:9464; :9464 listens on all interfaces")
 		return ""
 	}
@@ -221,7 +215,7 @@ func readPrefix(v value) string {
 	}
 	u, err := url.Parse(s)
 	switch {
-	case err != nil || !oneOfSchemes(u, "file", "https", "s3"):
+	case err != nil || !hasScheme(u, "file", "https", "s3"):
 		v.fault(fmt.Sprintf("is %q", s), "write a URL that begins with file://, https:// or s3://")
 	case u.User != nil:
 		v.fault("has a secret in it", "remove user and password")

@@ -125,7 +125,7 @@ func readBaseURL(v value) string {
 	case err == nil && u.User != nil:
 		v.fault("has a secret in it", "remove user and password; the API takes only api_key")
 		return ""
-	case err != nil || !oneOfSchemes(u, "http", "https") || !isHost(u.Hostname()) || u.RawQuery != "" || u.Fragment != "":
+	case err != nil || !hasScheme(u, "http", "https") || !isHost(u.Hostname()) || u.RawQuery != "" || u.Fragment != "":
 		v.fault("is not the URL of an API", "write https://HOST, without the version (/v1)")
 		return ""
 	case u.Scheme == "http" && !loopback(u.Hostname()):
