@@ -13,7 +13,7 @@ import (
 // room. Nothing was stored and nothing old was dropped.
 var ErrFull = errors.New("the stream is full")
 
-// ErrMissing is returned by Store when no stream of the name takes the subject.
+// ErrMissing is returned by Store when no stream takes the subject.
 var ErrMissing = errors.New("the stream does not exist")
 
 // Codes of a refusal for want of room: a limit of the account, a lack of
@@ -32,18 +32,24 @@ const (
 // stored or not: only a message with an id may simply be stored again.
 func (c *Conn) Store(ctx context.Context, stream string, m *nats.Msg) (*jetstream.PubAck, error) {
 	ack, err := c.JS.PublishMsg(ctx, m, jetstream.WithExpectStream(stream))
-	if err == nil {
-		return ack, nil
+	if err != nil {
+		return nil, fmt.Errorf("store in %s under %s: %w", stream, m.Subject, Explain(err))
 	}
+	return ack, nil
+}
+
+// Explain makes an error of JetStream one of ErrFull or ErrMissing, with what
+// to do, when it is one; else it returns err.
+func Explain(err error) error {
 	var api *jetstream.APIError
 	switch {
-	case errors.Is(err, jetstream.ErrNoStreamResponse):
-		err = fmt.Errorf("%w: start a worker, which creates it, or have the broker's operator create it", ErrMissing)
+	case errors.Is(err, jetstream.ErrNoStreamResponse), errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrBucketNotFound):
+		return fmt.Errorf("%w: start a worker, which creates it, or have the broker's operator create it", ErrMissing)
 	case errors.As(err, &api):
 		switch api.ErrorCode {
 		case codeAccountResources, codeResources, codeStorage, codeStoreFailed:
-			err = fmt.Errorf("%w (%s): nothing was stored; try again once there is room", ErrFull, api.Description)
+			return fmt.Errorf("%w (%s): nothing was stored; try again once there is room", ErrFull, api.Description)
 		}
 	}
-	return nil, fmt.Errorf("store in %s under %s: %w", stream, m.Subject, err)
+	return err
 }
