@@ -129,7 +129,9 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.server.Shutdown(drain); err != nil {
 		_ = s.server.Close() // a profile that runs for minutes is cut, not waited for
 	}
-	<-failed
+	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve ops address %q: %w", s.Addr(), err)
+	}
 	return nil
 }
 
