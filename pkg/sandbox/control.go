@@ -8,6 +8,8 @@ import (
 	"strconv"
 
 	"attentive.internal/pkg/sandbox/api"
+	"attentive.internal/pkg/sandbox/ingest"
+	"attentive.internal/pkg/sandbox/sftpd"
 )
 
 // routes are the views and verbs of the control address.
@@ -27,6 +29,11 @@ func (s *Sandbox) routes() http.Handler {
 		"GET /_sandbox/limits":                            func(*http.Request) (any, error) { return s.api.Limits(), nil },
 		"PUT /_sandbox/limits":                            s.setLimits,
 		"PUT /_sandbox/keys/{id}":                         s.changeKey,
+		"GET /_sandbox/segments":                          func(*http.Request) (any, error) { return s.Segments(), nil },
+		"GET /_sandbox/files":                             func(*http.Request) (any, error) { return s.files.Files(), nil },
+		"GET /_sandbox/sftp":                              s.viewSFTP,
+		"PUT /_sandbox/sftp":                              s.misbehave,
+		"PUT /_sandbox/ingest":                            s.setPolicy,
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, 1<<20)
@@ -151,4 +158,36 @@ func (s *Sandbox) changeKey(r *http.Request) (any, error) {
 		err = s.api.SetScopes(id, change.Scopes...)
 	}
 	return change, err
+}
+
+// viewSFTP also shows what a sender needs to know.
+func (s *Sandbox) viewSFTP(*http.Request) (any, error) {
+	return map[string]any{
+		"address": s.SFTPAddr(), "host_key": s.HostKey(), "pgp_key": s.PublicKey(),
+		"stats": s.sftp.Stats(), "misbehaviour": s.sftp.Misbehaviour(),
+	}, nil
+}
+
+func (s *Sandbox) misbehave(r *http.Request) (any, error) {
+	var m sftpd.Misbehaviour
+	if err := read(r, &m); err != nil {
+		return nil, err
+	}
+	s.sftp.Misbehave(m)
+	return m, nil
+}
+
+func (s *Sandbox) setPolicy(r *http.Request) (any, error) {
+	var change struct {
+		TakeAway bool `json:"take_away"`
+	}
+	if err := read(r, &change); err != nil {
+		return nil, err
+	}
+	policy := ingest.Keep
+	if change.TakeAway {
+		policy = ingest.Take
+	}
+	s.files.SetPolicy(policy)
+	return change, nil
 }

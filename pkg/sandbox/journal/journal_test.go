@@ -3,6 +3,7 @@ package journal_test
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -103,5 +104,33 @@ func TestAppendReportsWhatItCannotWrite(t *testing.T) {
 	}
 	if err := j.Append("late"); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("Append after Close = %v, want %v", err, os.ErrClosed)
+	}
+}
+
+func TestReplaceIsAllOrNothing(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	text := func(text string) func(io.Writer) error {
+		return func(w io.Writer) error { _, err := io.WriteString(w, text); return err }
+	}
+	for _, want := range []string{"old", "new"} {
+		if err := journal.Replace(path, text(want)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != want {
+			t.Errorf("file holds %q, %v, want %q", got, err, want)
+		}
+	}
+	broken := errors.New("broken")
+	err := journal.Replace(path, func(w io.Writer) error { return errors.Join(text("half")(w), broken) })
+	if !errors.Is(err, broken) {
+		t.Errorf("Replace = %v, want %v", err, broken)
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != "new" {
+		t.Errorf("file holds %q, %v after a failure, want what it held before", got, err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("%d files left, %v, want 1", len(left), err)
 	}
 }

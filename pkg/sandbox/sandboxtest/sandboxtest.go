@@ -11,10 +11,12 @@ import (
 )
 
 // What a sandbox has when its configuration does not say: one API key with all
-// scopes and one sign-up unit.
+// scopes, one sign-up unit, and the log-in of the SFTP server.
 const (
 	Token      = "sandbox-token"
 	SignUpUnit = "100001"
+	Username   = "sandbox"
+	Passphrase = "sandbox passphrase"
 )
 
 // Running is a sandbox that serves.
@@ -25,8 +27,7 @@ type Running struct {
 }
 
 // Start runs a sandbox until the test ends. What cfg leaves out is filled in:
-// Data with a directory of the test, keys and sign-up units with the constants
-// above.
+// Data with a directory of the test, the rest with the constants above.
 func Start(t testing.TB, cfg sandbox.Config) *Running {
 	t.Helper()
 	if cfg.Data == "" {
@@ -39,6 +40,12 @@ func Start(t testing.TB, cfg sandbox.Config) *Running {
 	}
 	if cfg.SignUpUnits == nil {
 		cfg.SignUpUnits = []sandbox.SignUpUnit{{ID: SignUpUnit}}
+	}
+	if cfg.Username == "" {
+		cfg.Username = Username
+	}
+	if cfg.Passphrase == "" {
+		cfg.Passphrase = Passphrase
 	}
 	s, err := sandbox.New(cfg)
 	if err != nil {
