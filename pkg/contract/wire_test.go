@@ -298,14 +298,32 @@ func FuzzParseSubject(f *testing.F) {
 	})
 }
 
-func BenchmarkDecodeProfile(b *testing.B) {
-	data := readFile(b, "profile_attributes.binpb")
+func BenchmarkDecode(b *testing.B) {
 	header := nats.Header{"Content-Type": {"application/protobuf"}, "Attentive-Contract": {"1"}}
-	b.ReportAllocs()
-	b.SetBytes(int64(len(data)))
-	for b.Loop() {
-		if err := contract.Decode(header, data, &attentivev1.Profile{}); err != nil {
-			b.Fatal(err)
-		}
+	for _, g := range golden {
+		data := readFile(b, g.name+".binpb")
+		b.Run(g.name, func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetBytes(int64(len(data)))
+			for b.Loop() {
+				if err := contract.Decode(header, data, g.empty.ProtoReflect().New().Interface()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkValidate(b *testing.B) {
+	for _, g := range golden {
+		m := load(b, g.name, g.empty.ProtoReflect().New().Interface())
+		b.Run(g.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := contract.Validate(m); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
