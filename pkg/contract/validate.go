@@ -19,7 +19,7 @@ const maxFindings = 8
 
 // jobs is the one validator of jobs. Making it compiles the constraints, which
 // takes tens of milliseconds; it happens at the first use.
-var jobs = sync.OnceValues(func() (protovalidate.Validator, error) {
+var jobs = sync.OnceValues(func() (protovalidate.Validator, error) { //nolint:gochecknoglobals // never changes: made once of the compiled-in schema
 	return protovalidate.New(
 		protovalidate.WithMessages(&attentivev1.SegmentJob{}, &attentivev1.AttributesJob{}),
 		protovalidate.WithDisableLazy(),

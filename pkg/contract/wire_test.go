@@ -160,7 +160,7 @@ func TestDecodeJSONExplains(t *testing.T) {
 		name, json string
 		want       []string
 	}{
-		{"misspelt field", "{\n  \"destinaton\": \"acme\"}", []string{`"destinaton"`, "the message", "destination, template", "line 2, column 14"}},
+		{"misspelt field", "{\n  \"destinatoin\": \"acme\"}", []string{`"destinatoin"`, "the message", "destination, template", "line 2, column 15"}},
 		{"misspelt field in a list", `{"groups":[{},{"source":{"fromat":"FORMAT_CSV"}}]}`, []string{`"fromat"`, "groups[1].source", "format"}},
 		{"name that is a value", `{"+15550100101":1}`, []string{"unknown field (not shown"}},
 		{"number for a string", `{"template":15550100101}`, []string{"template must be a string"}},
@@ -221,7 +221,7 @@ func TestDecodeProfileJSONExplains(t *testing.T) {
 func TestEncodeIsDeterministic(t *testing.T) {
 	t.Parallel()
 	values := map[string]any{}
-	for _, name := range strings.Split("abcdefghijklmnopqrstuvwxyz", "") {
+	for name := range strings.SplitSeq("abcdefghijklmnopqrstuvwxyz", "") {
 		values[name] = name
 	}
 	fields, err := structpb.NewStruct(values)

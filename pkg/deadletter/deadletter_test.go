@@ -257,7 +257,10 @@ func TestListLong(t *testing.T) {
 	}
 	put(t, s, letter(n+1))
 	put(t, s, letter(n+2))
-	for range s.List(t.Context(), deadletter.Filter{}) {
+	for _, err := range s.List(t.Context(), deadletter.Filter{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
 		break
 	}
 	stream, err := c.JS.Stream(t.Context(), broker.StreamDead)

@@ -88,7 +88,7 @@ func (f *follower) next(ctx context.Context) (*attentivev1.JobEvent, error) {
 			return nil, fmt.Errorf("%w: %s: start a worker, which creates it", err, broker.StreamEvents)
 		case errors.Is(err, jetstream.ErrMsgNotFound):
 			if f.ended {
-				return nil, nil //nolint:nilnil // documented: no event and no error is the end
+				return nil, nil
 			}
 			if e := f.fromLedger(ctx); e != nil {
 				f.ended = true
@@ -155,7 +155,7 @@ func (f *follower) fromLedger(ctx context.Context) *attentivev1.JobEvent {
 		State:       entry.State.Event(),
 		Time:        timestamppb.New(entry.Updated),
 		Text:        entry.Detail,
-		Attempt:     uint32(entry.Attempt()), //nolint:gosec // bounded by the retry budget
+		Attempt:     uint32(entry.Attempt()),
 		Reason:      string(entry.Reason),
 		Progress:    entry.Progress,
 		Segments:    entry.Segments,
