@@ -1,0 +1,209 @@
+package audience
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"math/bits"
+	"unsafe"
+)
+
+// errBudget says that the set may not grow.
+var errBudget = errors.New("memory budget spent")
+
+const (
+	// shardBits is how many bits of a key choose its shard. Shards grow one at a
+	// time, so that growing takes the memory of one shard twice and not of all.
+	shardBits = 10
+	shards    = 1 << shardBits
+
+	// A number of the North American plan, after "+1", is below 10^10 < 2^34. A
+	// shard is chosen by ten bits of it, mixed; the other 24 are the key.
+	planDigits = 10
+	planBits   = 34
+	planMask   = 1<<planBits - 1
+	restBits   = planBits - shardBits
+)
+
+// people is a set of identifiers, exact for phone numbers. An e-mail address is
+// known by 128 bits of a SHA-256 under a random key: among 10 million addresses
+// two are taken for one with a probability below 10^-24.
+//
+// Numbers of the North American plan, the bulk of all, take 4 bytes a slot, other
+// numbers 8, everything else 16.
+type people struct {
+	budget int64 // bytes that may still be taken
+
+	plan   [shards]table[uint32]
+	phones [shards]table[uint64]
+	others [shards]table[digest]
+
+	// Random, so that nobody can choose identifiers that crowd a shard.
+	planKey, phoneKey uint64
+	hashed            []byte // the key of the hash, with room for an identifier
+}
+
+// digest is the 128 bits that stand for an identifier; its last bit is set.
+type digest [2]uint64
+
+// hashKeyBytes leaves 39 bytes of the first block of SHA-256 for the address.
+const hashKeyBytes = 16
+
+func newPeople(budget int64) (*people, error) {
+	var seed [16 + hashKeyBytes]byte
+	if _, err := rand.Read(seed[:]); err != nil {
+		return nil, err
+	}
+	return &people{
+		budget:   budget,
+		planKey:  binary.LittleEndian.Uint64(seed[0:]),
+		phoneKey: binary.LittleEndian.Uint64(seed[8:]),
+		hashed:   append(make([]byte, 0, 512), seed[16:]...),
+	}, nil
+}
+
+// add puts id into the set and reports whether it was not there. It does not
+// keep id. Its only error is errBudget.
+func (p *people) add(id []byte) (bool, error) {
+	number, ok := e164(id)
+	switch {
+	case !ok:
+		return p.addOther(id)
+	case len(id) == len("+1")+planDigits && id[1] == '1':
+		return p.addPlan(number - 1e10)
+	}
+	h := mix(number ^ p.phoneKey)
+	return p.phones[h>>(64-shardBits)].add(number, place(h), &p.budget, func(n uint64) uint32 {
+		return place(mix(n ^ p.phoneKey))
+	})
+}
+
+// addPlan adds a number of ten digits. The mixing is a bijection on 34 bits:
+// what is stored with the shard it is in is the whole number.
+func (p *people) addPlan(number uint64) (bool, error) {
+	h := (number ^ p.planKey) & planMask
+	h = h * 0x9E3779B97F4A7C15 & planMask
+	h ^= h >> (planBits / 2)
+	h = h * 0xBF58476D1CE4E5B9 & planMask
+	key := uint32(h&(1<<restBits-1)) + 1 // zero is an empty slot
+	return p.plan[h>>restBits].add(key, planPlace(key), &p.budget, planPlace)
+}
+
+// planPlace spreads the keys of a shard over 32 bits.
+func planPlace(key uint32) uint32 { return (key - 1) << (32 - restBits) }
+
+// addOther adds what is no phone number.
+func (p *people) addOther(id []byte) (bool, error) {
+	p.hashed = append(p.hashed[:hashKeyBytes], id...)
+	sum := sha256.Sum256(p.hashed)
+	key := digest{binary.LittleEndian.Uint64(sum[0:]), binary.LittleEndian.Uint64(sum[8:]) | 1}
+	return p.others[key[0]>>(64-shardBits)].add(key, place(key[0]), &p.budget, func(d digest) uint32 { return place(d[0]) })
+}
+
+// place is the part of a hash that no shard has used.
+func place(h uint64) uint32 { return uint32(h >> (32 - shardBits)) }
+
+// mix is the finalizer of splitmix64, a bijection.
+func mix(n uint64) uint64 {
+	n = (n ^ n>>30) * 0xBF58476D1CE4E5B9
+	n = (n ^ n>>27) * 0x94D049BB133111EB
+	return n ^ n>>31
+}
+
+// e164 reads "+" and 2 to 18 digits, the first not zero, so that no two texts
+// are one number.
+func e164(id []byte) (uint64, bool) {
+	if len(id) < 3 || len(id) > 19 || id[0] != '+' || id[1] == '0' {
+		return 0, false
+	}
+	var n uint64
+	for _, c := range id[1:] {
+		d := c - '0'
+		if d > 9 {
+			return 0, false
+		}
+		n = n*10 + uint64(d)
+	}
+	return n, true
+}
+
+// table is a hash table with linear probing; the zero key is an empty slot.
+type table[K comparable] struct {
+	slots []K
+	used  int
+}
+
+const (
+	minSlots = 16
+	// A table grows by a quarter when it is four fifths full: it takes 1.25 to
+	// 1.6 slots for each key.
+	growBy           = 4
+	fullNum, fullDen = 4, 5
+)
+
+// add adds key, whose place among all 2^32 is at, and reports whether it was not
+// there. The table takes what it grows by from budget and computes places again
+// with placeOf.
+func (t *table[K]) add(key K, at uint32, budget *int64, placeOf func(K) uint32) (bool, error) {
+	if len(t.slots) > 0 {
+		i := t.slot(at)
+		for ; t.slots[i] != *new(K); i = t.after(i) {
+			if t.slots[i] == key {
+				return false, nil
+			}
+		}
+		if t.used*fullDen < len(t.slots)*fullNum {
+			t.slots[i] = key
+			t.used++
+			return true, nil
+		}
+	}
+	if err := t.grow(budget, placeOf); err != nil {
+		return false, err
+	}
+	t.put(key, at)
+	t.used++
+	return true, nil
+}
+
+// put stores a key that is not there.
+func (t *table[K]) put(key K, at uint32) {
+	i := t.slot(at)
+	for t.slots[i] != *new(K) {
+		i = t.after(i)
+	}
+	t.slots[i] = key
+}
+
+// slot scales a place to the table's size.
+func (t *table[K]) slot(at uint32) int {
+	hi, _ := bits.Mul64(uint64(at)<<32, uint64(len(t.slots)))
+	return int(hi)
+}
+
+// after is the next slot, around the end.
+func (t *table[K]) after(i int) int {
+	if i++; i == len(t.slots) {
+		return 0
+	}
+	return i
+}
+
+// grow makes room.
+func (t *table[K]) grow(budget *int64, placeOf func(K) uint32) error {
+	old := t.slots
+	size := max(minSlots, len(old)+len(old)/growBy)
+	taken := int64(size-len(old)) * int64(unsafe.Sizeof(*new(K)))
+	if taken > *budget {
+		return errBudget
+	}
+	*budget -= taken
+	t.slots = make([]K, size)
+	for _, key := range old {
+		if key != *new(K) {
+			t.put(key, placeOf(key))
+		}
+	}
+	return nil
+}

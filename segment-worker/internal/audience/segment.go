@@ -1,0 +1,260 @@
+// Package audience turns the rows of sources into the files of one segment.
+//
+// Each row of a file is an identifier and the segment's name, as CSV of RFC 4180
+// without a header, quoted where it must be, lines ending in LF. A person appears
+// once in a segment, exactly, whichever of its sources and files the rows came
+// from, and in the order of first appearance.
+//
+// Memory does not grow with the audience but for the set of those seen, which has
+// a budget: an audience beyond it fails as too_large. Nothing of a row is kept in
+// an error.
+//
+// A file that is closed is complete. The files of a segment count only together,
+// and only when Close has returned nil: until then a source may turn out to be
+// damaged.
+package audience
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+
+	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/identifier"
+	"attentive.internal/pkg/source"
+)
+
+const (
+	// DefaultMemory is how many bytes the set of those seen may take: about 40
+	// million numbers of the North American plan, 20 million others, 10 million
+	// e-mail addresses.
+	DefaultMemory = 256 << 20
+	// blockBytes is what is written to a file at once.
+	blockBytes = 64 << 10
+	// maxRowBytes is above any identifier and name: both are below 1 KiB.
+	maxRowBytes = 4 << 10
+	// readEvery is how many rows Read may lag behind.
+	readEvery = 1024
+)
+
+// rows are the rows of one source; *source.Reader is it. Next returns io.EOF only
+// once the source was found to be whole.
+type rows interface {
+	Column(name string) (int, error)
+	Next() (source.Row, error)
+}
+
+// rejects keeps the rows that cannot be sent. raw is what the source had; it is
+// valid during the call.
+type rejects interface {
+	Reject(row uint64, reason identifier.Reject, raw []byte) error
+}
+
+// Config says what becomes of a row.
+type Config struct {
+	// Segment is the name of the segment.
+	Segment string
+	// Column of the sources that holds the identifier.
+	Column string
+	// Normalize appends the form of raw that is sent to dst, or says why there is
+	// none: identifier.Email, or Normalize of identifier.Phones.
+	Normalize func(dst, raw []byte) ([]byte, identifier.Reject)
+	// SplitRows is the most rows of one file; zero for one file.
+	SplitRows uint64
+	// SampleRows ends the segment after that many; zero for all. Sources are still
+	// read to their end, because only there are they found to be whole.
+	SampleRows uint64
+	// Memory in bytes for the set of those seen; zero for DefaultMemory.
+	Memory int64
+}
+
+// Counts of rows, over all sources.
+type Counts struct {
+	// Read is the sum of the others. Rows after a full sample are not counted.
+	Read uint64
+	// Rejected rows by reason.
+	Rejected map[identifier.Reject]uint64
+	// Duplicates were in the segment already.
+	Duplicates uint64
+	// Sent rows are in the files.
+	Sent uint64
+}
+
+// RejectedTotal is how many rows were rejected.
+func (c Counts) RejectedTotal() uint64 {
+	var n uint64
+	for _, rows := range c.Rejected {
+		n += rows
+	}
+	return n
+}
+
+// Segment is a segment being made. It is used by one goroutine, but for Read.
+type Segment struct {
+	cfg    Config
+	create func(part int) (io.WriteCloser, error)
+
+	people *people
+	counts Counts
+	read   atomic.Uint64 // of counts, for whoever watches
+	id     []byte        // the current identifier
+	tail   []byte        // what follows it in its row
+
+	file  io.WriteCloser // nil: none is open
+	part  int            // of the file that is or was open
+	inOne uint64         // rows of that file
+	block []byte         // of it, not yet written
+}
+
+// New starts a segment. create opens the files, part 1 first; there is none for
+// a segment without rows. A file is closed when it is complete and before the
+// next is created; one that is open when Add or Close fails is left to the caller
+// to discard.
+func New(cfg Config, create func(part int) (io.WriteCloser, error)) (*Segment, error) {
+	if cfg.Memory == 0 {
+		cfg.Memory = DefaultMemory
+	}
+	people, err := newPeople(cfg.Memory)
+	if err != nil {
+		return nil, err
+	}
+	return &Segment{
+		cfg: cfg, create: create, people: people,
+		counts: Counts{Rejected: make(map[identifier.Reject]uint64)},
+		tail:   append(appendField([]byte{','}, cfg.Segment), '\n'),
+		block:  make([]byte, 0, blockBytes+maxRowBytes),
+	}, nil
+}
+
+// Add adds the rows of one source, to its end, and gives those that cannot be
+// sent to refused. Its errors are those of the source, of the files and of
+// refused as they are; an audience that passes the memory budget is Permanent
+// (too_large). After an error the segment is of no further use.
+func (s *Segment) Add(from rows, refused rejects) error {
+	column, err := from.Column(s.cfg.Column)
+	if err != nil {
+		return err
+	}
+	for !s.full() {
+		row, err := from.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := s.add(row.Number, row.Values[column].Text, refused); err != nil {
+			return err
+		}
+	}
+	return drain(from)
+}
+
+// full reports whether a sample has all its rows.
+func (s *Segment) full() bool { return s.cfg.SampleRows > 0 && s.counts.Sent >= s.cfg.SampleRows }
+
+// drain reads a source to its end.
+func drain(from rows) error {
+	for {
+		if _, err := from.Next(); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+// add adds one row.
+func (s *Segment) add(number uint64, raw []byte, refused rejects) error {
+	s.counts.Read++
+	if s.counts.Read%readEvery == 0 {
+		s.read.Store(s.counts.Read)
+	}
+	id, reason := s.cfg.Normalize(s.id[:0], raw)
+	s.id = id
+	if reason != "" {
+		s.counts.Rejected[reason]++
+		return refused.Reject(number, reason, raw)
+	}
+	added, err := s.people.add(id)
+	if err != nil {
+		return s.tooLarge(err)
+	}
+	if !added {
+		s.counts.Duplicates++
+		return nil
+	}
+	if s.file == nil {
+		if err := s.open(); err != nil {
+			return err
+		}
+	}
+	s.block = append(appendField(s.block, id), s.tail...)
+	s.counts.Sent++
+	s.inOne++
+	if s.inOne == s.cfg.SplitRows {
+		return s.finish()
+	}
+	if len(s.block) >= blockBytes {
+		return s.flush()
+	}
+	return nil
+}
+
+// tooLarge is an audience with more people than can be told apart.
+func (s *Segment) tooLarge(err error) error {
+	if !errors.Is(err, errBudget) {
+		return err
+	}
+	return fault.Permanentf(fault.TooLarge,
+		"segment %q: telling its %d people apart takes more than %d MiB of memory; send it as several segments",
+		s.cfg.Segment, s.counts.Sent, s.cfg.Memory>>20)
+}
+
+// open starts the next file.
+func (s *Segment) open() error {
+	file, err := s.create(s.part + 1)
+	if err != nil {
+		return err
+	}
+	s.file, s.inOne = file, 0
+	s.part++
+	return nil
+}
+
+// flush writes what has gathered.
+func (s *Segment) flush() error {
+	_, err := s.file.Write(s.block)
+	s.block = s.block[:0]
+	return err
+}
+
+// finish completes the open file.
+func (s *Segment) finish() error {
+	if err := s.flush(); err != nil {
+		return err
+	}
+	if err := s.file.Close(); err != nil {
+		return fmt.Errorf("file %d of segment %q: close: %w", s.part, s.cfg.Segment, err)
+	}
+	s.file = nil
+	return nil
+}
+
+// Close completes the last file. It is called once, after every Add has
+// succeeded.
+func (s *Segment) Close() error {
+	if s.file == nil {
+		return nil
+	}
+	return s.finish()
+}
+
+// Counts returns what has become of the rows so far. The map is the segment's
+// own: it is valid until the next Add.
+func (s *Segment) Counts() Counts { return s.counts }
+
+// Read returns how many rows have been read, to show progress: it lags a little,
+// and any goroutine may ask.
+func (s *Segment) Read() uint64 { return s.read.Load() }
