@@ -21,6 +21,7 @@ type Proxy struct {
 
 	mu    sync.Mutex // guards the rest
 	down  bool
+	deaf  bool
 	conns map[net.Conn]struct{}
 }
 
@@ -54,6 +55,15 @@ func (p *Proxy) Cut() {
 	p.cut()
 }
 
+// Swallow loses what the server says from now on, while it still hears its
+// clients: their requests take effect and the answers never arrive. It lasts
+// until the connections are cut.
+func (p *Proxy) Swallow() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.deaf = true
+}
+
 // Down closes all connections and refuses new ones until [Proxy.Up].
 func (p *Proxy) Down() {
 	p.mu.Lock()
@@ -74,6 +84,7 @@ func (p *Proxy) cut() {
 		reset(c)
 	}
 	clear(p.conns)
+	p.deaf = false
 }
 
 // reset closes c so that what is buffered is lost, as in a real cut.
@@ -103,8 +114,8 @@ func (p *Proxy) serve(l net.Listener) {
 			reset(server)
 			continue
 		}
-		p.work.Go(func() { p.pipe(client, server) })
-		p.work.Go(func() { p.pipe(server, client) })
+		p.work.Go(func() { p.pipe(client, server, &answers{p, client}) })
+		p.work.Go(func() { p.pipe(server, client, server) })
 	}
 }
 
@@ -120,9 +131,26 @@ func (p *Proxy) admit(client, server net.Conn) bool {
 	return true
 }
 
-// pipe copies until either side ends, then ends both.
-func (p *Proxy) pipe(dst, src net.Conn) {
-	_, _ = io.Copy(dst, src) // every way of ending means the same
+// answers is the way from a server to its client.
+type answers struct {
+	proxy  *Proxy
+	client net.Conn
+}
+
+func (a *answers) Write(b []byte) (int, error) {
+	a.proxy.mu.Lock()
+	deaf := a.proxy.deaf
+	a.proxy.mu.Unlock()
+	if deaf {
+		return len(b), nil
+	}
+	return a.client.Write(b)
+}
+
+// pipe copies from src to w, which leads to dst, until either side ends; then
+// it ends both.
+func (p *Proxy) pipe(dst, src net.Conn, w io.Writer) {
+	_, _ = io.Copy(w, src) // every way of ending means the same
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range []net.Conn{dst, src} {

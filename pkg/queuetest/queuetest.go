@@ -26,9 +26,10 @@ const readyTimeout = 30 * time.Second
 type Server struct {
 	// URL is where it listens; it stays the same over restarts.
 	URL string
+	// Dir holds its files.
+	Dir string
 
 	t    testing.TB
-	dir  string
 	port int
 	nats *server.Server
 }
@@ -36,7 +37,7 @@ type Server struct {
 // Start runs a server until the end of the test.
 func Start(t testing.TB) *Server {
 	t.Helper()
-	s := &Server{t: t, dir: t.TempDir(), port: server.RANDOM_PORT}
+	s := &Server{t: t, Dir: t.TempDir(), port: server.RANDOM_PORT}
 	s.start()
 	s.port = s.nats.Addr().(*net.TCPAddr).Port
 	s.URL = fmt.Sprintf("nats://127.0.0.1:%d", s.port)
@@ -51,7 +52,7 @@ func (s *Server) start() {
 		Host:       "127.0.0.1",
 		Port:       s.port,
 		JetStream:  true,
-		StoreDir:   s.dir,
+		StoreDir:   s.Dir,
 		// The ceilings of the streams are reserved, not used: a machine with
 		// a small disk must still run the tests.
 		JetStreamMaxStore:  1 << 40,

@@ -1,0 +1,8 @@
+package queue
+
+// Waiting reports whether m waits to be delivered again.
+func Waiting(m *Message) bool {
+	m.consumer.mu.Lock()
+	defer m.consumer.mu.Unlock()
+	return m.state == finished && m.reply == ""
+}

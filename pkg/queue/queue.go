@@ -1,0 +1,212 @@
+// Package queue hands the messages of one durable consumer, in the order in
+// which the broker stored them, to the one owner of a destination.
+//
+// What it promises, for one [Consumer.Run]:
+//
+//   - Messages are handed over one after the other in stream order, each once,
+//     whatever happens to the connection, the server or the consumer.
+//   - Never more than [Config.Slots] are held: handed over and not yet
+//     confirmed. The broker keeps the rest.
+//   - [Message.Ack] returns nil only when the broker has let the message go.
+//   - What is not acknowledged is handed over again by the next Run, of this
+//     process or another.
+//
+// It does not promise that two Runs do not overlap; that is the business of
+// package owner. It never naks, terminates or delays a message, because each
+// of these lets newer messages pass: retries happen in place, in the hands of
+// the owner, and the broker's AckWait is a backstop of hours.
+//
+// How the order survives. Deliveries lost with a connection stay "ack pending"
+// until AckWait, while newer ones arrive at once. So each loss (of the
+// connection, of the subscription, of heartbeats, of the consumer) ends a
+// session, and each session but one with nothing ack pending begins with
+// ResetConsumer, after which the broker delivers again from the oldest
+// unacknowledged message on. Sequences that are held are recognised and not
+// handed over again; they are acknowledged with their newest delivery, because
+// after a reset the broker ignores the older ones. Loss is not only listened
+// for: the broker numbers its deliveries, and a session ends at the first gap,
+// before the message behind the gap is handed over.
+//
+// The pull requests are made here and not by the client library's Consume,
+// which pulls again by itself after a reconnect, before the reset; and which
+// takes a message without payload but with a header "Status" for the broker's
+// own word and drops it: any publisher could block a destination with one.
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/contract"
+	"github.com/nats-io/nats.go"
+)
+
+// ErrStopped is returned by [Message.Ack] when Run has ended and the message
+// can no longer be acknowledged by this owner. The next one gets it again.
+var ErrStopped = errors.New("the consumer has stopped")
+
+// errAgain is returned by Run when it is called twice.
+var errAgain = errors.New("already run: a consumer runs once")
+
+const (
+	// firstPause and lastPause bound the pauses between sessions that fail.
+	firstPause = 50 * time.Millisecond
+	lastPause  = 5 * time.Second
+	// steady is how long a session must last to count as a success.
+	steady = 10 * time.Second
+	// repeatLog is how often an error that persists is logged again.
+	repeatLog = time.Minute
+)
+
+// Config says what to consume.
+type Config struct {
+	Kind        contract.Kind
+	Destination string
+	// Slots is the most messages held at a time, and the MaxAckPending of the
+	// consumer; at least 1. A message can have 768 KiB.
+	Slots int
+}
+
+// Consumer receives the messages of one kind for one destination.
+type Consumer struct {
+	conn *broker.Conn
+	cfg  Config
+	log  *slog.Logger
+
+	ready chan struct{} // a hint: a message waits, or a slot came free
+	loose chan struct{} // a hint: a finished message waits for its confirmation
+
+	mu      sync.Mutex // guards the rest, and what Message says it guards
+	started bool
+	stopped bool
+	// created tells incarnations of the stream apart.
+	created time.Time
+	// oldest is the last sequence that was stored before Run began.
+	oldest uint64
+	// newest is the message handed over last. All up to it were handed over by
+	// this Run or settled before it.
+	newest position
+	// known holds the messages queued, held and finished.
+	known map[uint64]*Message
+	// queue holds the messages queued, in stream order.
+	queue []*Message
+	// held counts the messages held and finished.
+	held int
+	// session is the latest one.
+	session *session
+}
+
+// position is a place in the stream. The time tells two messages apart that
+// had the same sequence, as after a power cut: the broker loses what it had not
+// synced and gives the sequences again.
+type position struct {
+	sequence uint64
+	stored   time.Time
+}
+
+// before reports whether p was handed over before q or is q.
+func (p position) before(q position) bool {
+	return p.sequence <= q.sequence && !p.stored.After(q.stored)
+}
+
+// New returns a consumer. It does nothing until Run.
+func New(conn *broker.Conn, cfg Config, log *slog.Logger) *Consumer {
+	cfg.Slots = max(cfg.Slots, 1)
+	return &Consumer{
+		conn:  conn,
+		cfg:   cfg,
+		log:   log.With("stream", broker.StreamOf(cfg.Kind), "consumer", broker.ConsumerName(cfg.Kind, cfg.Destination)),
+		ready: make(chan struct{}, 1),
+		loose: make(chan struct{}, 1),
+		known: make(map[uint64]*Message),
+	}
+}
+
+// Run hands messages to handle, one call at a time, until ctx ends; then it
+// returns nil. It goes on through every fault that can pass, logging it, a
+// missing stream included. It fails only when the connection was closed for
+// good, or when the consumer there is another one than this code makes.
+//
+// handle must hand over and return: while it works, the next message waits.
+// Its context is ctx. The consumer is created if need be. Run may be called
+// once; messages may be acknowledged after it has returned.
+func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, m *Message)) error {
+	c.mu.Lock()
+	again := c.started
+	c.started = true
+	c.mu.Unlock()
+	if again {
+		return fmt.Errorf("consume %s of %q: %w", c.cfg.Kind, c.cfg.Destination, errAgain)
+	}
+	defer c.stop()
+
+	failures := 0
+	var last logged
+	for {
+		began := time.Now()
+		err := c.runSession(ctx, handle)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, errForeign), errors.Is(err, nats.ErrConnectionClosed):
+			return fmt.Errorf("consume %s of %q: %w", c.cfg.Kind, c.cfg.Destination, err)
+		case errors.Is(err, errLost): // logged by the connection
+			failures = 0
+			continue
+		}
+		if time.Since(began) > steady {
+			failures = 0
+		}
+		last = last.log(c.log, err)
+		pause(ctx, min(lastPause, firstPause<<min(failures, 10)))
+		failures++
+	}
+}
+
+// stop lets Acks that wait for a redelivery fail: none will come.
+func (c *Consumer) stop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stopped = true
+	for _, m := range c.known {
+		m.notify()
+	}
+}
+
+// logged is the error logged last.
+type logged struct {
+	text string
+	at   time.Time
+}
+
+// log logs err unless it was logged a short while ago.
+func (l logged) log(log *slog.Logger, err error) logged {
+	if err.Error() == l.text && time.Since(l.at) < repeatLog {
+		return l
+	}
+	log.Warn("consumer was interrupted and starts again from the oldest unacknowledged message", "err", err)
+	return logged{text: err.Error(), at: time.Now()}
+}
+
+// pause waits for d or the end of ctx.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// hint wakes the reader of a channel of capacity one.
+func hint(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

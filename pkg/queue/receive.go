@@ -1,0 +1,178 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"strconv"
+	"strings"
+	"time"
+
+	"attentive.internal/pkg/contract"
+	"github.com/nats-io/nats.go"
+)
+
+// ackPrefix begins the reply subject of a delivery. What the broker says on its
+// own account has none, and a publisher cannot choose it.
+const ackPrefix = "$JS.ACK."
+
+// receive takes what arrives in the inbox of s.
+func (c *Consumer) receive(s *session, msg *nats.Msg) {
+	if !strings.HasPrefix(msg.Reply, ackPrefix) {
+		c.status(s, msg.Header)
+		return
+	}
+	meta, err := msg.Metadata()
+	if err != nil {
+		s.fail(fmt.Errorf("delivery with reply subject %q: %w", msg.Reply, err))
+		return
+	}
+	c.mu.Lock()
+	if s.over {
+		c.mu.Unlock()
+		return
+	}
+	if meta.Sequence.Consumer != s.next {
+		// Nothing behind the gap may pass.
+		s.over = true
+		c.mu.Unlock()
+		s.fail(fmt.Errorf("delivery %d arrived instead of %d: a delivery was lost", meta.Sequence.Consumer, s.next))
+		return
+	}
+	s.next++
+	s.outstanding--
+	s.heard = time.Now()
+	s.delivered = s.heard
+	c.admit(msg, meta)
+	n := s.refill()
+	c.mu.Unlock()
+	s.request(n)
+}
+
+// status obeys the broker's word on a pull request.
+func (c *Consumer) status(s *session, h nats.Header) {
+	status, description := h.Get("Status"), h.Get("Description")
+	c.mu.Lock()
+	s.heard = time.Now()
+	n := 0
+	// A request that is over says how many messages it did not get.
+	left, err := strconv.Atoi(h.Get("Nats-Pending-Messages"))
+	switch {
+	case status == "100": // a heartbeat
+	case status == "408" && err == nil, strings.EqualFold(description, "Batch Completed") && err == nil:
+		s.outstanding -= left
+		n = s.refill()
+	default:
+		c.mu.Unlock()
+		s.fail(fmt.Errorf("broker refuses to deliver: %s %s", status, description))
+		return
+	}
+	c.mu.Unlock()
+	s.request(n)
+}
+
+// refill returns how many messages to ask for, or 0; the lock is held.
+func (s *session) refill() int {
+	if s.over || s.outstanding > s.batch/2 {
+		return 0
+	}
+	n := s.batch - max(s.outstanding, 0)
+	s.outstanding = s.batch
+	return n
+}
+
+// request asks for n messages.
+func (s *session) request(n int) {
+	if n == 0 {
+		return
+	}
+	if err := s.pull(n); err != nil {
+		s.fail(fmt.Errorf("pull: %w", err))
+	}
+}
+
+// admit decides what a delivery is; the lock is held.
+func (c *Consumer) admit(msg *nats.Msg, meta *nats.MsgMetadata) {
+	m := c.known[meta.Sequence.Stream]
+	if m != nil && m.Stored.Equal(meta.Timestamp) {
+		m.reply = msg.Reply
+		m.notify()
+		if m.state == finished && m.waiting == 0 {
+			hint(c.loose)
+		}
+		return
+	}
+	if m != nil {
+		c.settle(m) // lost by the broker, which gave its sequence again
+	}
+	m = c.message(msg, meta)
+	c.known[m.Sequence] = m
+	if m.position().before(c.newest) {
+		// All up to the newest were handed over, and this one is not known any
+		// more: its ack was confirmed, and forgotten by the broker since.
+		m.state = finished
+		c.held++
+		hint(c.loose)
+		return
+	}
+	c.queue = append(c.queue, m)
+	hint(c.ready)
+}
+
+func (c *Consumer) message(msg *nats.Msg, meta *nats.MsgMetadata) *Message {
+	address, err := contract.ParseSubject(msg.Subject)
+	if err != nil { // the last token is a publisher's; the others the filter fixes
+		address = contract.Address{Kind: c.cfg.Kind, Destination: c.cfg.Destination}
+	}
+	return &Message{
+		Subject:   msg.Subject,
+		Address:   address,
+		Header:    msg.Header,
+		Data:      msg.Data,
+		Stream:    meta.Stream,
+		Sequence:  meta.Sequence.Stream,
+		Stored:    meta.Timestamp,
+		Inherited: meta.Sequence.Stream <= c.oldest,
+		consumer:  c,
+		reply:     msg.Reply,
+	}
+}
+
+// take yields the messages of s to hand over, each as soon as a slot is free,
+// until ctx ends.
+func (c *Consumer) take(ctx context.Context, s *session) iter.Seq[*Message] {
+	return func(yield func(*Message) bool) {
+		for ctx.Err() == nil {
+			m := c.first(s)
+			if m == nil {
+				select {
+				case <-c.ready:
+				case <-ctx.Done():
+				}
+				continue
+			}
+			if !yield(m) {
+				return
+			}
+		}
+	}
+}
+
+// first moves the first message of the queue into a slot.
+func (c *Consumer) first(s *session) *Message {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.queue) > 0 && c.queue[0].state == settled {
+		c.queue = c.queue[1:]
+	}
+	if s.over || len(c.queue) == 0 || c.held >= c.cfg.Slots {
+		return nil
+	}
+	m := c.queue[0]
+	c.queue[0] = nil
+	c.queue = c.queue[1:]
+	m.state = held
+	c.held++
+	c.newest = m.position()
+	return m
+}
