@@ -18,7 +18,8 @@
 // A replayed message is new to the queue but not newer than what was published
 // since: [Place] tells where it belongs.
 //
-// Letters hold the message as it was, personal data included. Headers do not.
+// Letters hold the message as it was, personal data included. What we say of the
+// failure holds none.
 package deadletter
 
 import (
