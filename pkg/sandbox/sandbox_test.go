@@ -14,7 +14,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -284,45 +283,6 @@ func TestKilledProcessForgetsNothing(t *testing.T) {
 		if !ok || p.Status(phone, api.Marketing) != api.Pending || p.Texts[api.ReplyY] != 1 {
 			t.Fatalf("call %d of %d was answered; after the restart: %+v", i, last, p)
 		}
-	}
-}
-
-// TestMemoryStaysSmall sends a million people in two encrypted files to a sandbox
-// of its own process and looks at its peak.
-func TestMemoryStaysSmall(t *testing.T) {
-	if raceEnabled || runtime.GOOS != "linux" {
-		t.Skip("measured on Linux, without the race detector's memory")
-	}
-	process, at := spawn(t, t.TempDir())
-	c := session(t, at.SFTP, at.HostKey)
-	const people = 1_000_000
-	for part := range 2 {
-		var rows bytes.Buffer
-		for i := range people / 2 {
-			fmt.Fprintf(&rows, "+1%010d,Winback\n", 2_000_000_000+part*people/2+i)
-		}
-		publish(t, c, fmt.Sprintf("acme_subscriber_segment_20261123_%d.csv.pgp", part+1), encrypt(t, at.PublicKey, rows.Bytes()))
-	}
-	var segments []ingest.Segment
-	for deadline := time.Now().Add(time.Minute); len(segments) == 0 || segments[0].Count < people; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("segments %+v after a minute, want one of %d people", segments, people)
-		}
-		_, text := send(t, http.MethodGet, at.Control+"/_sandbox/segments", "")
-		if err := json.Unmarshal([]byte(text), &segments); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := process.Process.Signal(os.Interrupt); err != nil {
-		t.Fatal(err)
-	}
-	if err := process.Wait(); err != nil {
-		t.Errorf("the process ended with %v", err)
-	}
-	peak := process.ProcessState.SysUsage().(*syscall.Rusage).Maxrss >> 10
-	t.Logf("peak RSS %d MiB", peak)
-	if peak > 100 {
-		t.Errorf("peak RSS %d MiB, want at most 100", peak)
 	}
 }
 

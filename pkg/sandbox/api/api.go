@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -44,17 +45,31 @@ const (
 	ScopeReadSubscriptions = "subscriptions:read"
 )
 
-// published is the limit per key and second, and the scopes of which a key needs one.
-var published = map[Endpoint]struct {
-	limit  int
-	scopes []string
-}{
-	SetAttributes:    {150, []string{ScopeAttributes}},
-	GetAttributes:    {150, []string{ScopeAttributes}},
-	Subscribe:        {10, []string{ScopeSubscriptions}},
-	GetSubscriptions: {150, []string{ScopeReadSubscriptions, ScopeSubscriptions}},
-	Unsubscribe:      {5, []string{ScopeSubscriptions}},
-	Me:               {150, nil},
+// publishedLimits are the calls per second and key.
+func publishedLimits() map[Endpoint]int {
+	return map[Endpoint]int{SetAttributes: 150, GetAttributes: 150, Subscribe: 10, GetSubscriptions: 150, Unsubscribe: 5, Me: 150}
+}
+
+// exists says whether the API has that endpoint.
+func (e Endpoint) exists() bool {
+	switch e {
+	case SetAttributes, GetAttributes, Subscribe, GetSubscriptions, Unsubscribe, Me:
+		return true
+	}
+	return false
+}
+
+// permits says whether a key with these scopes may call the endpoint.
+func (e Endpoint) permits(scopes []string) bool {
+	switch e {
+	case SetAttributes, GetAttributes:
+		return slices.Contains(scopes, ScopeAttributes)
+	case Subscribe, Unsubscribe:
+		return slices.Contains(scopes, ScopeSubscriptions)
+	case GetSubscriptions:
+		return slices.Contains(scopes, ScopeReadSubscriptions) || slices.Contains(scopes, ScopeSubscriptions)
+	}
+	return true
 }
 
 // Key is an API key. An empty ID becomes key-1, key-2, ... by its place in the list.
@@ -133,6 +148,11 @@ func Open(cfg Config) (*Server, error) {
 	units, err := completeUnits(cfg.Units)
 	if err != nil {
 		return nil, fmt.Errorf("open sandbox api: %w", err)
+	}
+	for endpoint := range cfg.Limits {
+		if !endpoint.exists() {
+			return nil, fmt.Errorf("open sandbox api: limit of %q: there is no such endpoint", endpoint)
+		}
 	}
 	if cfg.ArrivalLog == 0 {
 		cfg.ArrivalLog = 10_000

@@ -115,7 +115,7 @@ func TestContentTypeMustBeJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	response.Body.Close()
-	if response.StatusCode != 400 {
+	if response.StatusCode != http.StatusBadRequest {
 		t.Errorf("text/plain = %d, want 400", response.StatusCode)
 	}
 }

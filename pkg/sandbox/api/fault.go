@@ -58,7 +58,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 
 func (f Fault) validate() error {
 	var errs []error
-	if _, ok := published[f.Endpoint]; !ok && f.Endpoint != "" {
+	if f.Endpoint != "" && !f.Endpoint.exists() {
 		errs = append(errs, fmt.Errorf("no endpoint %q", f.Endpoint))
 	}
 	if f.Times < 0 {

@@ -276,6 +276,7 @@ func TestOpenRefusesWrongSettings(t *testing.T) {
 		"no journal":    func(c *api.Config) { c.Journal = "" },
 		"no token":      func(c *api.Config) { c.Keys[0].Token = "" },
 		"token twice":   func(c *api.Config) { c.Keys = append(c.Keys, c.Keys[0]) },
+		"limit":         func(c *api.Config) { c.Limits = map[api.Endpoint]int{"POST /v9": 1} },
 		"unit without":  func(c *api.Config) { c.Units[0].ID = "" },
 		"no such place": func(c *api.Config) { c.Journal += "/none/journal" },
 	} {

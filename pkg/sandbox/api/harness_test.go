@@ -24,6 +24,7 @@ type sandbox struct {
 
 // config is what most tests start from.
 func config(t testing.TB) api.Config {
+	t.Helper()
 	return api.Config{
 		Journal: filepath.Join(t.TempDir(), "journal"),
 		Keys: []api.Key{{Token: token, Scopes: []string{

@@ -26,13 +26,8 @@ type caller struct {
 }
 
 func newLimiter(configured map[Endpoint]int) *limiter {
-	l := &limiter{limits: make(map[Endpoint]int), windows: make(map[caller]*window)}
-	for endpoint, p := range published {
-		l.limits[endpoint] = p.limit
-		if n, ok := configured[endpoint]; ok {
-			l.limits[endpoint] = n
-		}
-	}
+	l := &limiter{limits: publishedLimits(), windows: make(map[caller]*window)}
+	maps.Copy(l.limits, configured)
 	return l
 }
 
@@ -57,7 +52,7 @@ func (l *limiter) take(c caller) (limit, remaining int, ok bool) {
 
 // SetLimit changes an endpoint's calls per second and key, at once.
 func (s *Server) SetLimit(endpoint Endpoint, perSecond int) error {
-	if _, ok := published[endpoint]; !ok {
+	if !endpoint.exists() {
 		return fmt.Errorf("set limit: no endpoint %q; one of those of GET /_sandbox/limits is needed", endpoint)
 	}
 	if perSecond < 0 {

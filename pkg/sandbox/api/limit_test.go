@@ -25,6 +25,7 @@ func attributesCall(s *Server) int {
 }
 
 func limited(t *testing.T) *Server {
+	t.Helper()
 	s, err := Open(Config{
 		Journal: filepath.Join(t.TempDir(), "journal"),
 		Keys:    []Key{{Token: "t", Scopes: []string{ScopeAttributes}}},

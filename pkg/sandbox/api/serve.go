@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,7 +31,7 @@ func problem(status int, text string) answer {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	at := time.Now()
 	endpoint := Endpoint(r.Method + " " + r.URL.Path)
-	if _, ok := published[endpoint]; !ok {
+	if !endpoint.exists() {
 		write(w, problem(http.StatusNotFound, "The specified resource was not found"))
 		return
 	}
@@ -57,7 +56,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return problem(http.StatusUnauthorized, "Unauthorized")
 		case !inTime:
 			return problem(http.StatusTooManyRequests, "Too many requests in a given amount of time")
-		case !permits(key, endpoint):
+		case !endpoint.permits(key.Scopes):
 			return problem(http.StatusForbidden, "Access Denied")
 		case err != nil:
 			return unread(err)
@@ -113,11 +112,6 @@ func (s *Server) wait(ctx context.Context, f Fault) bool {
 	case <-s.stopping:
 	}
 	return false
-}
-
-func permits(key Key, endpoint Endpoint) bool {
-	needed := published[endpoint].scopes
-	return len(needed) == 0 || slices.ContainsFunc(needed, func(scope string) bool { return slices.Contains(key.Scopes, scope) })
 }
 
 // unread is the answer to a body that could not be read.
@@ -177,14 +171,7 @@ func (s *Server) subscribe(q request) answer {
 	if err != nil {
 		return s.broken(err)
 	}
-	responses := make([]any, 0, len(outcomes))
-	for _, o := range outcomes {
-		responses = append(responses, map[string]any{
-			"subscription":               o.Subscription,
-			"subscriptionCreationStatus": statusText(o, "CREATED"),
-		})
-	}
-	body := map[string]any{"user": q.user, "subscriptionResponses": responses}
+	body := consented(q, outcomes, "subscriptionCreationStatus", "CREATED")
 	if q.external != nil {
 		body["externalIdentifiers"] = q.external
 	}
@@ -196,21 +183,22 @@ func (s *Server) unsubscribe(q request) answer {
 	if err != nil {
 		return s.broken(err)
 	}
-	responses := make([]any, 0, len(outcomes))
-	for _, o := range outcomes {
-		responses = append(responses, map[string]any{
-			"subscription":                  o.Subscription,
-			"subscriptionUnsubscribeStatus": statusText(o, "UNSUBSCRIBED"),
-		})
-	}
-	return answer{status: http.StatusAccepted, body: map[string]any{"user": q.user, "subscriptionResponses": responses}, executed: true}
+	body := consented(q, outcomes, "subscriptionUnsubscribeStatus", "UNSUBSCRIBED")
+	return answer{status: http.StatusAccepted, body: body, executed: true}
 }
 
-func statusText(o outcome, what string) string {
-	if o.newly {
-		return "NEWLY_" + what
+// consented is the body of an accepted subscribe or unsubscribe call: each
+// subscription with a field that says whether it changed.
+func consented(q request, outcomes []outcome, field, changed string) map[string]any {
+	responses := make([]any, 0, len(outcomes))
+	for _, o := range outcomes {
+		status := "PREVIOUSLY_" + changed
+		if o.newly {
+			status = "NEWLY_" + changed
+		}
+		responses = append(responses, map[string]any{"subscription": o.Subscription, field: status})
 	}
-	return "PREVIOUSLY_" + what
+	return map[string]any{"user": q.user, "subscriptionResponses": responses}
 }
 
 // happen writes an event to the journal and applies it. Server.mu is held.

@@ -58,8 +58,11 @@ func (s *Server) Subscriber(identifier string) (Subscriber, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range []Identity{
-		{phoneKind, identifier}, {emailKind, strings.ToLower(identifier)},
-		{"client_user_id", identifier}, {"shopify_id", identifier}, {"klaviyo_id", identifier},
+		{phoneKind, identifier},
+		{emailKind, strings.ToLower(identifier)},
+		{"client_user_id", identifier},
+		{"shopify_id", identifier},
+		{"klaviyo_id", identifier},
 	} {
 		if p := s.state.find(id); p != nil {
 			return p.view(), true

@@ -95,7 +95,8 @@ func (s *Store) remember(r record, lists []*list) {
 func (s *Store) read(path string) error {
 	r := record{File: File{Name: filepath.Base(path), Received: time.Now().UTC()}}
 	name, ok := parseName(r.File.Name)
-	parsed, err := contents{}, error(nil)
+	var parsed contents
+	var err error
 	if ok {
 		parsed, err = s.scan(path, &r)
 	} else {
@@ -127,7 +128,7 @@ func (s *Store) scan(path string, r *record) (contents, error) {
 	if err != nil {
 		return contents{}, errors.New("the file was gone before it was read")
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // only read from
 	if info, err := f.Stat(); err == nil {
 		r.Modified = info.ModTime()
 	}

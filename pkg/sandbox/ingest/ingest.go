@@ -165,16 +165,14 @@ func (s *Store) signal() {
 // Run reads the files that arrive until ctx ends, and first those that Open
 // found. What it did not get to is found by the next Open.
 func (s *Store) Run(ctx context.Context) error {
-	for {
+	for ctx.Err() == nil {
 		s.mu.Lock()
 		waiting, changed := slices.Clone(s.pending[:min(1, len(s.pending))]), s.changed
 		s.mu.Unlock()
-		if ctx.Err() != nil {
-			return nil
-		}
 		if len(waiting) == 0 {
 			select {
 			case <-ctx.Done():
+				return nil
 			case <-changed:
 			}
 			continue
@@ -187,6 +185,7 @@ func (s *Store) Run(ctx context.Context) error {
 		s.signal()
 		s.mu.Unlock()
 	}
+	return nil
 }
 
 // rescan finds files that are not in the journal. It is over before anybody can

@@ -1,6 +1,7 @@
 package sftpd
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -164,11 +165,10 @@ func (f *files) setstat(r *sftp.Request) error {
 	if err != nil {
 		return err
 	}
-	defer file.Close()
-	if !r.AttrFlags().Size {
-		return nil
+	if r.AttrFlags().Size {
+		err = file.Truncate(int64(r.Attributes().Size))
 	}
-	return file.Truncate(int64(r.Attributes().Size))
+	return errors.Join(err, file.Close())
 }
 
 // Filelist lists a folder or describes a file.

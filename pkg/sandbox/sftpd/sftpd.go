@@ -145,11 +145,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 
 // connection serves one connection until it is closed.
 func (s *Server) connection(ctx context.Context, conn net.Conn) error {
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	// One close is enough, at the end or before; what a client sent is on disk.
+	end := sync.OnceFunc(func() { _ = conn.Close() })
+	stop := context.AfterFunc(ctx, end)
 	defer stop()
-	defer conn.Close()
+	defer end()
 	_ = conn.SetDeadline(time.Now().Add(20 * time.Second)) // for the log-in alone
-	server, channels, requests, err := ssh.NewServerConn(conn, s.authentication())
+	_, channels, requests, err := ssh.NewServerConn(conn, s.authentication())
 	if err != nil {
 		return err
 	}
@@ -157,7 +159,7 @@ func (s *Server) connection(ctx context.Context, conn net.Conn) error {
 	s.count(func(c *Stats) { c.Logins++ })
 	var sessions sync.WaitGroup
 	defer sessions.Wait()
-	defer server.Close()
+	defer end() // before Wait: it ends the sessions
 	sessions.Go(func() { ssh.DiscardRequests(requests) })
 	for offered := range channels {
 		if offered.ChannelType() != "session" {
@@ -186,7 +188,7 @@ func (s *Server) session(conn net.Conn, channel ssh.Channel, requests <-chan *ss
 		}
 		started = true
 		subsystem.Go(func() {
-			defer channel.Close()
+			defer func() { _ = channel.Close() }() // the client may have closed it
 			f := &files{server: s, conn: conn}
 			handlers := sftp.Handlers{FileGet: f, FilePut: f, FileCmd: f, FileList: f}
 			// Without it a client that reads in larger packets sees short reads as the end.
