@@ -3,6 +3,7 @@ package audience
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -42,7 +43,7 @@ func TestPeopleIsASet(t *testing.T) {
 			set, seen := newSet(t), make(map[string]bool)
 			for range 3 * ids {
 				s := id(r.IntN(ids))
-				added, err := set.add([]byte(s))
+				added, err := set.add(set.person([]byte(s)))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -63,10 +64,10 @@ func TestKindsAreApart(t *testing.T) {
 		"+14155550101", "14155550101", "+4155550101", "4155550101", "+014155550101", "+0014155550101", "+141555501010",
 		"+1415555010", "+10000000000", "+0000000000", "+", "", "+1", "+12", "+14155550101 ", "+1415555010a", "+1415555010:",
 	} {
-		if added, err := set.add([]byte(id)); err != nil || !added {
+		if added, err := set.add(set.person([]byte(id))); err != nil || !added {
 			t.Errorf("add(%q) = %v, %v, want true: it was not there", id, added, err)
 		}
-		if added, err := set.add([]byte(id)); err != nil || added {
+		if added, err := set.add(set.person([]byte(id))); err != nil || added {
 			t.Errorf("second add(%q) = %v, %v, want false", id, added, err)
 		}
 	}
@@ -78,7 +79,7 @@ func TestShardsFillEvenly(t *testing.T) {
 	const n = 400_000
 	set := newSet(t)
 	for i := range n {
-		if _, err := set.add(fmt.Appendf(nil, "+1415%07d", i)); err != nil {
+		if _, err := set.add(set.person(fmt.Appendf(nil, "+1415%07d", i))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -109,9 +110,9 @@ func TestBudgetIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := 0; ; i++ {
-		_, err := p.add(fmt.Appendf(nil, "+1%010d", i))
+		_, err := p.add(p.person(fmt.Appendf(nil, "+1%010d", i)))
 		if err == nil {
-			_, err = p.add(fmt.Appendf(nil, "+49%09d", i))
+			_, err = p.add(p.person(fmt.Appendf(nil, "+49%09d", i)))
 		}
 		if err != nil {
 			break
@@ -145,9 +146,17 @@ func BenchmarkPeople(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				set := newSet(b)
-				for _, id := range ids {
-					if _, err := set.add(id); err != nil {
-						b.Fatal(err)
+				var batch []person
+				for some := range slices.Chunk(ids, batchRows) {
+					batch = batch[:0]
+					for _, id := range some {
+						batch = append(batch, set.person(id))
+					}
+					set.fetch(batch)
+					for _, who := range batch {
+						if _, err := set.add(who); err != nil {
+							b.Fatal(err)
+						}
 					}
 				}
 				b.ReportMetric(float64(1<<40-set.budget)/n, "bytes/person")

@@ -34,8 +34,8 @@ const (
 	blockBytes = 64 << 10
 	// maxRowBytes is above any identifier and name: both are below 1 KiB.
 	maxRowBytes = 4 << 10
-	// readEvery is how many rows Read may lag behind.
-	readEvery = 1024
+	// batchRows is how many rows are looked up in the set together.
+	batchRows = 256
 )
 
 // rows are the rows of one source; *source.Reader is it. Next returns io.EOF only
@@ -98,8 +98,13 @@ type Segment struct {
 	people *people
 	counts Counts
 	read   atomic.Uint64 // of counts, for whoever watches
-	id     []byte        // the current identifier
-	tail   []byte        // what follows it in its row
+	tail   []byte        // what follows the identifier in each row
+
+	// The batch of rows in hand: who they name, and their identifiers, one behind
+	// the other, with the end of each.
+	batch []person
+	ids   []byte
+	ends  []int
 
 	file  io.WriteCloser // nil: none is open
 	part  int            // of the file that is or was open
@@ -137,15 +142,15 @@ func (s *Segment) Add(from rows, refused rejects) error {
 		return err
 	}
 	for !s.full() {
-		row, err := from.Next()
+		err := s.gather(from, column, refused)
+		if err != nil && err != io.EOF {
+			return err
+		}
+		if err := s.keep(); err != nil {
+			return err
+		}
 		if err == io.EOF {
 			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := s.add(row.Number, row.Values[column].Text, refused); err != nil {
-			return err
 		}
 	}
 	return drain(from)
@@ -165,32 +170,73 @@ func drain(from rows) error {
 	}
 }
 
-// add adds one row.
-func (s *Segment) add(number uint64, raw []byte, refused rejects) error {
-	s.counts.Read++
-	if s.counts.Read%readEvery == 0 {
-		s.read.Store(s.counts.Read)
+// gather reads the next batch of rows that can be sent, io.EOF at the end of the
+// source. A sample never reads more than it lacks.
+func (s *Segment) gather(from rows, column int, refused rejects) error {
+	limit := batchRows
+	if s.cfg.SampleRows > 0 {
+		limit = int(min(batchRows, s.cfg.SampleRows-s.counts.Sent))
 	}
-	id, reason := s.cfg.Normalize(s.id[:0], raw)
-	s.id = id
-	if reason != "" {
-		s.counts.Rejected[reason]++
-		return refused.Reject(number, reason, raw)
+	s.batch, s.ids, s.ends = s.batch[:0], s.ids[:0], s.ends[:0]
+	for len(s.batch) < limit {
+		row, err := from.Next()
+		if err != nil {
+			return err
+		}
+		s.counts.Read++
+		raw := row.Values[column].Text
+		start := len(s.ids)
+		ids, reason := s.cfg.Normalize(s.ids, raw)
+		s.ids = ids
+		if reason != "" {
+			s.counts.Rejected[reason]++
+			if err := refused.Reject(row.Number, reason, raw); err != nil {
+				return err
+			}
+			continue
+		}
+		s.batch = append(s.batch, s.people.person(ids[start:]))
+		s.ends = append(s.ends, len(ids))
 	}
-	added, err := s.people.add(id)
-	if err != nil {
-		return s.tooLarge(err)
+	return nil
+}
+
+// keep writes the rows of the batch whose persons are new.
+func (s *Segment) keep() error {
+	s.read.Store(s.counts.Read)
+	s.people.fetch(s.batch)
+	start := 0
+	for i, who := range s.batch {
+		id := s.ids[start:s.ends[i]]
+		start = s.ends[i]
+		added, err := s.people.add(who)
+		if err != nil {
+			return s.tooLarge(err)
+		}
+		if !added {
+			s.counts.Duplicates++
+			continue
+		}
+		if err := s.write(who, id); err != nil {
+			return err
+		}
 	}
-	if !added {
-		s.counts.Duplicates++
-		return nil
-	}
+	return nil
+}
+
+// write adds one row to the files.
+func (s *Segment) write(who person, id []byte) error {
 	if s.file == nil {
 		if err := s.open(); err != nil {
 			return err
 		}
 	}
-	s.block = append(appendField(s.block, id), s.tail...)
+	if who.kind == ofOther {
+		s.block = appendField(s.block, id)
+	} else {
+		s.block = append(s.block, id...) // digits need no quotes
+	}
+	s.block = append(s.block, s.tail...)
 	s.counts.Sent++
 	s.inOne++
 	if s.inOne == s.cfg.SplitRows {
