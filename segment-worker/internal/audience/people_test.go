@@ -38,7 +38,7 @@ func TestPeopleIsASet(t *testing.T) {
 		seed := r.Uint64()
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			const ids = 60_000
+			const ids = 20_000
 			r := rand.New(rand.NewPCG(seed, 0))
 			set, seen := newSet(t), make(map[string]bool)
 			for range 3 * ids {
