@@ -105,7 +105,7 @@ func (s *OpenSSH) address() string { return net.JoinHostPort(s.Host, strconv.Ito
 func run(t testing.TB, address, program string, args ...string) error {
 	t.Helper()
 	var log buffer
-	cmd := exec.Command(program, args...)
+	cmd := exec.CommandContext(t.Context(), program, args...)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
 		return err
@@ -124,7 +124,7 @@ func run(t testing.TB, address, program string, args ...string) error {
 			return fmt.Errorf("%s ended: %w: %s", program, err, log.String())
 		case <-time.After(5 * time.Millisecond):
 		}
-		if c, err := net.Dial("tcp", address); err == nil {
+		if c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", address); err == nil {
 			_ = c.Close()
 			t.Cleanup(stop)
 			return nil
@@ -161,7 +161,7 @@ func PrivateKey(t testing.TB) string {
 // freePort returns a port that was free a moment ago.
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

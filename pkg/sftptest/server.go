@@ -79,7 +79,7 @@ func Start(t testing.TB, cfg Config) *Server {
 	if cfg.Password == "" {
 		cfg.Password = "open sesame"
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func Start(t testing.TB, cfg Config) *Server {
 		Host: addr.IP.String(), Port: addr.Port, User: cfg.User, Password: cfg.Password,
 		Dir: t.TempDir(), listener: listener, conns: make(map[*conn]struct{}),
 	}
-	s.faults.reset()
+	s.reset()
 	if err := os.Mkdir(s.Path(Folder), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +195,7 @@ func (s *Server) serve(c *conn) {
 	}
 	var sessions sync.WaitGroup
 	defer sessions.Wait()
-	defer sc.Close()
+	defer func() { _ = sc.Close() }() // it has ended, or is to end
 	sessions.Go(func() {
 		for r := range requests {
 			s.keepalives.Add(1)

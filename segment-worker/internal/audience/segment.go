@@ -142,14 +142,14 @@ func (s *Segment) Add(from rows, refused rejects) error {
 		return err
 	}
 	for !s.full() {
-		err := s.gather(from, column, refused)
-		if err != nil && err != io.EOF {
+		more, err := s.gather(from, column, refused)
+		if err != nil {
 			return err
 		}
 		if err := s.keep(); err != nil {
 			return err
 		}
-		if err == io.EOF {
+		if !more {
 			return nil
 		}
 	}
@@ -162,17 +162,24 @@ func (s *Segment) full() bool { return s.cfg.SampleRows > 0 && s.counts.Sent >= 
 // drain reads a source to its end.
 func drain(from rows) error {
 	for {
-		if _, err := from.Next(); err == io.EOF {
-			return nil
-		} else if err != nil {
+		if _, err := from.Next(); err != nil {
+			if ended(err) {
+				return nil
+			}
 			return err
 		}
 	}
 }
 
-// gather reads the next batch of rows that can be sent, io.EOF at the end of the
-// source. A sample never reads more than it lacks.
-func (s *Segment) gather(from rows, column int, refused rejects) error {
+// ended reports whether err is the end of a source. An error that wraps io.EOF
+// is a failure.
+func ended(err error) bool {
+	return err == io.EOF //nolint:errorlint // as said
+}
+
+// gather reads the next batch of rows that can be sent, and reports whether the
+// source may have more. A sample never reads more than it lacks.
+func (s *Segment) gather(from rows, column int, refused rejects) (more bool, err error) {
 	limit := batchRows
 	if s.cfg.SampleRows > 0 {
 		limit = int(min(batchRows, s.cfg.SampleRows-s.counts.Sent))
@@ -180,8 +187,11 @@ func (s *Segment) gather(from rows, column int, refused rejects) error {
 	s.batch, s.ids, s.ends = s.batch[:0], s.ids[:0], s.ends[:0]
 	for len(s.batch) < limit {
 		row, err := from.Next()
+		if ended(err) {
+			return false, nil
+		}
 		if err != nil {
-			return err
+			return false, err
 		}
 		s.counts.Read++
 		raw := row.Values[column].Text
@@ -191,14 +201,14 @@ func (s *Segment) gather(from rows, column int, refused rejects) error {
 		if reason != "" {
 			s.counts.Rejected[reason]++
 			if err := refused.Reject(row.Number, reason, raw); err != nil {
-				return err
+				return false, err
 			}
 			continue
 		}
 		s.batch = append(s.batch, s.people.person(ids[start:]))
 		s.ends = append(s.ends, len(ids))
 	}
-	return nil
+	return true, nil
 }
 
 // keep writes the rows of the batch whose persons are new.

@@ -68,7 +68,7 @@ func newGPG(t testing.TB) gpg {
 	path := peer.Need(t, "gpg")
 	// The agent's socket is in the home directory and its path has to stay
 	// below 108 bytes: t.TempDir is too deep.
-	home, err := os.MkdirTemp("", "gpg")
+	home, err := os.MkdirTemp("", "gpg") //nolint:usetesting // as said
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,6 +84,7 @@ func newGPG(t testing.TB) gpg {
 
 // agentGone stops the agent that gpg has started for this home directory.
 func (g gpg) agentGone(t testing.TB) {
+	t.Helper()
 	cmd := exec.Command("gpgconf", "--kill", "gpg-agent")
 	cmd.Env = append(os.Environ(), "GNUPGHOME="+g.home)
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -93,6 +94,7 @@ func (g gpg) agentGone(t testing.TB) {
 
 // run executes gpg and returns its output; the error holds what it complained.
 func (g gpg) run(t testing.TB, stdin []byte, args ...string) ([]byte, error) {
+	t.Helper()
 	cmd := exec.CommandContext(t.Context(), g.path, append([]string{"--batch", "--no-tty", "--homedir", g.home}, args...)...)
 	cmd.Stdin = bytes.NewReader(stdin)
 	var out, complaint bytes.Buffer

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/pkg/sftp"
 	"golang.org/x/crypto/ssh"
@@ -68,7 +69,8 @@ func ended(ctx context.Context, cfg Config, what string) error {
 }
 
 // handshakeError says why SSH did not start.
-func handshakeError(cfg Config, c *conn, known *knownHost, l *login, err error) error {
+func handshakeError(c *conn, known *knownHost, l *login, err error) error {
+	cfg := known.cfg
 	if known.refused != nil {
 		return accountError(cfg, fault.HostKeyUnknown, "%w", known.refused)
 	}
@@ -125,13 +127,5 @@ func connectionLost(err error) bool {
 // statusIs reports whether err is a status answer with one of the codes.
 func statusIs(err error, codes ...uint32) bool {
 	status, ok := errors.AsType[*sftp.StatusError](err)
-	if !ok {
-		return false
-	}
-	for _, code := range codes {
-		if status.Code == code {
-			return true
-		}
-	}
-	return false
+	return ok && slices.Contains(codes, status.Code)
 }

@@ -178,14 +178,17 @@ func TestUnknownHost(t *testing.T) {
 		{"other key", func(_ *testing.T, c *remote.Config) { c.HostKeys = []string{stranger} }, []string{"shows key ssh-ed25519 SHA256:", "not configured", "ssh-keyscan -p "}},
 		{"no key", func(_ *testing.T, c *remote.Config) { c.HostKeys = nil }, []string{"no host key of it is configured", "ssh-keyscan -p "}},
 		{"other in known hosts", func(t *testing.T, c *remote.Config) {
+			t.Helper()
 			c.HostKeys, c.KnownHosts = nil, knownHostsFile(t, *c, stranger)
 		}, []string{"shows key ssh-ed25519 SHA256:"}},
 		{"not in known hosts", func(t *testing.T, c *remote.Config) {
+			t.Helper()
 			other := *c
 			other.Port++
 			c.HostKeys, c.KnownHosts = nil, knownHostsFile(t, other, c.HostKeys[0])
 		}, []string{"no host key of it is configured"}},
 		{"revoked", func(t *testing.T, c *remote.Config) {
+			t.Helper()
 			c.KnownHosts = write(t, "@revoked * "+c.HostKeys[0])
 			c.HostKeys = c.HostKeys[:1]
 		}, []string{"revokes"}},

@@ -32,27 +32,27 @@ func random(n int) []byte {
 	return b
 }
 
-// openSSH is the configuration for an OpenSSH server, and its folder.
+// server is a kind of server that tests run against. start returns an account
+// of a new one and the local folder where its files arrive.
+type server struct {
+	name  string
+	start func(t testing.TB) (cfg remote.Config, folder string)
+}
+
+func servers() []server { return []server{{"in process", inProcess}, {"OpenSSH", openSSH}} }
+
+func inProcess(t testing.TB) (remote.Config, string) {
+	t.Helper()
+	s := sftptest.Start(t, sftptest.Config{})
+	return account(s), s.Path(sftptest.Folder)
+}
+
 func openSSH(t testing.TB) (remote.Config, string) {
 	t.Helper()
 	s := sftptest.StartOpenSSH(t)
 	return remote.Config{
 		Host: s.Host, Port: s.Port, Username: s.User, PrivateKey: value(s.PrivateKey), HostKeys: s.HostKeys, Folder: s.Folder,
 	}, s.Folder
-}
-
-// onBoth runs a test against both servers; folder is where files arrive.
-func onBoth(t *testing.T, test func(t *testing.T, cfg remote.Config, folder string)) {
-	t.Run("in process", func(t *testing.T) {
-		t.Parallel()
-		s := sftptest.Start(t, sftptest.Config{})
-		test(t, account(s), s.Path(sftptest.Folder))
-	})
-	t.Run("OpenSSH", func(t *testing.T) {
-		t.Parallel()
-		cfg, folder := openSSH(t)
-		test(t, cfg, folder)
-	})
 }
 
 // list returns the names in a local folder.
@@ -71,30 +71,34 @@ func list(t *testing.T, folder string) []string {
 
 func TestPut(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, cfg remote.Config, folder string) {
-		s := dial(t, cfg)
-		for _, size := range []int{0, 1, 32<<10 - 1, 32 << 10, 255<<10 + 1, 7<<20 + 13} {
-			want := random(size)
-			// Replaces what is there, however long it was.
-			n, err := s.Put(t.Context(), "x.part", bytes.NewReader(want))
-			if err != nil || n != int64(size) {
-				t.Fatalf("put of %d bytes = %d, %v", size, n, err)
+	for _, server := range servers() {
+		t.Run(server.name, func(t *testing.T) {
+			t.Parallel()
+			cfg, folder := server.start(t)
+			s := dial(t, cfg)
+			for _, size := range []int{0, 1, 32<<10 - 1, 32 << 10, 255<<10 + 1, 7<<20 + 13} {
+				want := random(size)
+				// Replaces what is there, however long it was.
+				n, err := s.Put(t.Context(), "x.part", bytes.NewReader(want))
+				if err != nil || n != int64(size) {
+					t.Fatalf("put of %d bytes = %d, %v", size, n, err)
+				}
+				got, err := os.ReadFile(filepath.Join(folder, "x.part"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if sha256.Sum256(got) != sha256.Sum256(want) {
+					t.Errorf("%d bytes: the server has %d other bytes", size, len(got))
+				}
+				if _, err := s.Put(t.Context(), "x.part", bytes.NewReader(random(9<<20))); err != nil {
+					t.Fatal(err)
+				}
 			}
-			got, err := os.ReadFile(filepath.Join(folder, "x.part"))
-			if err != nil {
-				t.Fatal(err)
+			if err := s.Close(); err != nil {
+				t.Errorf("close: %v", err)
 			}
-			if sha256.Sum256(got) != sha256.Sum256(want) {
-				t.Errorf("%d bytes: the server has %d other bytes", size, len(got))
-			}
-			if _, err := s.Put(t.Context(), "x.part", bytes.NewReader(random(9<<20))); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := s.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-	})
+		})
+	}
 }
 
 // TestPacketSize: nothing above the protocol's guarantee for a server that does
@@ -112,79 +116,91 @@ func TestPacketSize(t *testing.T) {
 
 func TestRename(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, cfg remote.Config, folder string) {
-		s := dial(t, cfg)
-		for _, name := range []string{"a", "b"} {
-			if _, err := s.Put(t.Context(), name, strings.NewReader("this is "+name)); err != nil {
-				t.Fatal(err)
+	for _, server := range servers() {
+		t.Run(server.name, func(t *testing.T) {
+			t.Parallel()
+			cfg, folder := server.start(t)
+			s := dial(t, cfg)
+			for _, name := range []string{"a", "b"} {
+				if _, err := s.Put(t.Context(), name, strings.NewReader("this is "+name)); err != nil {
+					t.Fatal(err)
+				}
 			}
-		}
-		err := s.Rename(t.Context(), "a", "b")
-		if !errors.Is(err, fs.ErrExist) {
-			t.Errorf("rename to a taken name = %v, want fs.ErrExist", err)
-		}
-		for _, name := range []string{"a", "b"} {
-			if got, err := os.ReadFile(filepath.Join(folder, name)); string(got) != "this is "+name {
-				t.Errorf("%s holds %q (%v)", name, got, err)
+			err := s.Rename(t.Context(), "a", "b")
+			if !errors.Is(err, fs.ErrExist) {
+				t.Errorf("rename to a taken name = %v, want fs.ErrExist", err)
 			}
-		}
-		if err := s.Rename(t.Context(), "a", "c"); err != nil {
-			t.Errorf("rename to a free name: %v", err)
-		}
-		if err := s.Rename(t.Context(), "a", "d"); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("rename of a missing file = %v, want fs.ErrNotExist", err)
-		}
-		if got := list(t, folder); !slices.Equal(got, []string{"b", "c"}) {
-			t.Errorf("folder holds %q, want b and c", got)
-		}
-		if !s.Alive() {
-			t.Error("Alive() = false after answers of the server")
-		}
-	})
+			for _, name := range []string{"a", "b"} {
+				if got, err := os.ReadFile(filepath.Join(folder, name)); string(got) != "this is "+name {
+					t.Errorf("%s holds %q (%v)", name, got, err)
+				}
+			}
+			if err := s.Rename(t.Context(), "a", "c"); err != nil {
+				t.Errorf("rename to a free name: %v", err)
+			}
+			if err := s.Rename(t.Context(), "a", "d"); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("rename of a missing file = %v, want fs.ErrNotExist", err)
+			}
+			if got := list(t, folder); !slices.Equal(got, []string{"b", "c"}) {
+				t.Errorf("folder holds %q, want b and c", got)
+			}
+			if !s.Alive() {
+				t.Error("Alive() = false after answers of the server")
+			}
+		})
+	}
 }
 
 func TestStatListRemove(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, cfg remote.Config, folder string) {
-		s := dial(t, cfg)
-		if _, err := s.Put(t.Context(), "a", strings.NewReader("abc")); err != nil {
-			t.Fatal(err)
-		}
-		info, err := s.Stat(t.Context(), "a")
-		if err != nil || info.Size() != 3 {
-			t.Errorf("stat = %v, %v, want 3 bytes", info, err)
-		}
-		if _, err := s.Stat(t.Context(), "b"); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("stat of a missing file = %v, want fs.ErrNotExist", err)
-		}
-		infos, err := s.List(t.Context())
-		if err != nil || len(infos) != 1 || infos[0].Name() != "a" {
-			t.Errorf("list = %v, %v, want a", infos, err)
-		}
-		for range 2 { // the second finds nothing to do
-			if err := s.Remove(t.Context(), "a"); err != nil {
-				t.Errorf("remove: %v", err)
+	for _, server := range servers() {
+		t.Run(server.name, func(t *testing.T) {
+			t.Parallel()
+			cfg, folder := server.start(t)
+			s := dial(t, cfg)
+			if _, err := s.Put(t.Context(), "a", strings.NewReader("abc")); err != nil {
+				t.Fatal(err)
 			}
-		}
-		if got := list(t, folder); len(got) != 0 {
-			t.Errorf("folder holds %q, want nothing", got)
-		}
-	})
+			info, err := s.Stat(t.Context(), "a")
+			if err != nil || info.Size() != 3 {
+				t.Errorf("stat = %v, %v, want 3 bytes", info, err)
+			}
+			if _, err := s.Stat(t.Context(), "b"); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("stat of a missing file = %v, want fs.ErrNotExist", err)
+			}
+			infos, err := s.List(t.Context())
+			if err != nil || len(infos) != 1 || infos[0].Name() != "a" {
+				t.Errorf("list = %v, %v, want a", infos, err)
+			}
+			for range 2 { // the second finds nothing to do
+				if err := s.Remove(t.Context(), "a"); err != nil {
+					t.Errorf("remove: %v", err)
+				}
+			}
+			if got := list(t, folder); len(got) != 0 {
+				t.Errorf("folder holds %q, want nothing", got)
+			}
+		})
+	}
 }
 
 func TestMissingFolder(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, cfg remote.Config, _ string) {
-		cfg.Folder += "/missing"
-		s := dial(t, cfg)
-		_, err := s.Put(t.Context(), "a", strings.NewReader("abc"))
-		wantBlocked(t, err, fault.ScopeDestination, fault.FolderUnusable, cfg.Username+"@127.0.0.1:", cfg.Folder, `put "a"`, "create the folder")
-		_, err = s.List(t.Context())
-		wantBlocked(t, err, fault.ScopeDestination, fault.FolderUnusable, cfg.Folder, "create the folder")
-		if !s.Alive() {
-			t.Error("Alive() = false after answers of the server")
-		}
-	})
+	for _, server := range servers() {
+		t.Run(server.name, func(t *testing.T) {
+			t.Parallel()
+			cfg, _ := server.start(t)
+			cfg.Folder += "/missing"
+			s := dial(t, cfg)
+			_, err := s.Put(t.Context(), "a", strings.NewReader("abc"))
+			wantBlocked(t, err, fault.ScopeDestination, fault.FolderUnusable, cfg.Username+"@127.0.0.1:", cfg.Folder, `put "a"`, "create the folder")
+			_, err = s.List(t.Context())
+			wantBlocked(t, err, fault.ScopeDestination, fault.FolderUnusable, cfg.Folder, "create the folder")
+			if !s.Alive() {
+				t.Error("Alive() = false after answers of the server")
+			}
+		})
+	}
 }
 
 // brokenSource gives some bytes and then an error.
@@ -218,23 +234,27 @@ func TestBrokenSource(t *testing.T) {
 		{"closed pipe", io.ErrClosedPipe, fault.Retryable},
 		{"permanent", fmt.Errorf("source 1: %w", changed), fault.Permanent},
 	}
-	onBoth(t, func(t *testing.T, cfg remote.Config, folder string) {
-		s := dial(t, cfg)
-		for _, tt := range tests {
-			for _, left := range []int{0, 1000, 3 << 20} {
-				n, err := s.Put(t.Context(), "x.part", &brokenSource{left: left, err: tt.err})
-				if n != 0 || !errors.Is(err, tt.err) || fault.ClassOf(err) != tt.class {
-					t.Errorf("%s after %d bytes: put = %d, %v (%v), want 0, %v (%v)", tt.name, left, n, err, fault.ClassOf(err), tt.err, tt.class)
-				}
-				if got := list(t, folder); len(got) != 0 {
-					t.Errorf("%s after %d bytes: %q were left", tt.name, left, got)
+	for _, server := range servers() {
+		t.Run(server.name, func(t *testing.T) {
+			t.Parallel()
+			cfg, folder := server.start(t)
+			s := dial(t, cfg)
+			for _, tt := range tests {
+				for _, left := range []int{0, 1000, 3 << 20} {
+					n, err := s.Put(t.Context(), "x.part", &brokenSource{left: left, err: tt.err})
+					if n != 0 || !errors.Is(err, tt.err) || fault.ClassOf(err) != tt.class {
+						t.Errorf("%s after %d bytes: put = %d, %v (%v), want 0, %v (%v)", tt.name, left, n, err, fault.ClassOf(err), tt.err, tt.class)
+					}
+					if got := list(t, folder); len(got) != 0 {
+						t.Errorf("%s after %d bytes: %q were left", tt.name, left, got)
+					}
 				}
 			}
-		}
-		if !s.Alive() {
-			t.Error("Alive() = false, though only sources failed")
-		}
-	})
+			if !s.Alive() {
+				t.Error("Alive() = false, though only sources failed")
+			}
+		})
+	}
 }
 
 // TestCutAtByte: cut anywhere, an upload fails, and says that the host is away.
@@ -363,7 +383,7 @@ func TestRefusedOperations(t *testing.T) {
 			if diff := cmp.Diff(tt.want, want{f.Class, f.Scope, f.Reason}); diff != "" {
 				t.Errorf("%v (-want +got):\n%s", err, diff)
 			}
-			if got := errors.Is(err, errors.ErrUnsupported); got != (tt.answer == sftp.ErrSSHFxOpUnsupported) {
+			if got := errors.Is(err, errors.ErrUnsupported); got != errors.Is(tt.answer, sftp.ErrSSHFxOpUnsupported) {
 				t.Errorf("errors.Is(%v, ErrUnsupported) = %v", err, got)
 			}
 			if !s.Alive() {

@@ -154,7 +154,7 @@ func Dial(ctx context.Context, cfg Config) (*Session, error) {
 		return nil, err
 	}
 	if !stop() { // ctx ended between the last answer and here
-		s.Close()
+		_ = s.Close() // nothing was asked of it yet
 		return nil, ended(ctx, cfg, "log in")
 	}
 	s.background.Go(s.keepalive)
@@ -170,7 +170,7 @@ func start(c *conn, cfg Config, known *knownHost, login *login) (*Session, error
 		HostKeyAlgorithms: known.algorithms,
 	})
 	if err != nil {
-		return nil, handshakeError(cfg, c, known, login, err)
+		return nil, handshakeError(c, known, login, err)
 	}
 	client := ssh.NewClient(sc, channels, requests)
 	files, err := sftp.NewClient(client)

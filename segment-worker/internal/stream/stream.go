@@ -149,7 +149,7 @@ func (w *Writer) Close() error {
 // CloseWithError ends the stream before its end: the reader fails with err, at
 // once, also when Close came before and it has not read everything yet.
 func (w *Writer) CloseWithError(err error) {
-	if err == nil || err == io.EOF { // no way to a clean end but Close
+	if err == nil || err == io.EOF { //nolint:errorlint // only io.EOF itself reads as a clean end
 		err = io.ErrUnexpectedEOF
 	}
 	w.p.fail(err)
@@ -182,7 +182,7 @@ func (r *Reader) WriteTo(w io.Writer) (int64, error) {
 	var total int64
 	for {
 		err := r.fill()
-		if err == io.EOF {
+		if err == io.EOF { //nolint:errorlint // one that is wrapped is a failure
 			return total, nil
 		}
 		if err != nil {

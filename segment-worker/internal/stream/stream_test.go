@@ -64,7 +64,7 @@ func TestEveryByteInOrder(t *testing.T) {
 				if !bytes.Equal(got.Bytes(), want) {
 					t.Errorf("%s of %d bytes in pieces of %d: %d other bytes", name, size, piece, got.Len())
 				}
-				if n, err := r.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+				if n, err := r.Read(make([]byte, 1)); n != 0 || err != io.EOF { //nolint:errorlint // io.Reader promises io.EOF itself
 					t.Errorf("read after the end = %d, %v, want io.EOF", n, err)
 				}
 			}
