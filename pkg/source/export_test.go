@@ -2,5 +2,8 @@ package source
 
 import "time"
 
-// SetSilence shortens how long the object store may send nothing.
-func (o *Opener) SetSilence(d time.Duration) { o.silence = d }
+// SetPatience shortens how long one answer of the object store may take, and how
+// long it may send nothing.
+func (o *Opener) SetPatience(answer, silence time.Duration) {
+	o.limits = limits{answer: answer, silence: silence}
+}

@@ -1,109 +1,179 @@
 package source
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"sync"
 	"time"
 
 	"attentive.internal/pkg/fault"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
 )
 
 const (
-	// objectOpening is how long the object store may take to answer at all.
-	objectOpening = 15 * time.Second
-	// objectSilence is how long it may send nothing before reading has failed.
-	objectSilence = 30 * time.Second
-	// objectPoll is how often a reader that waits looks whether it should stop.
-	objectPoll = 250 * time.Millisecond
+	// objectBatch is how many chunks are asked for at once. A chunk has 128 KiB by
+	// default, and never more than the broker's maximum payload.
+	objectBatch = 16
+	// objectPause is between two requests when the first had no answer.
+	objectPause = 100 * time.Millisecond
 )
 
-// objectReader reads an object. The library hashes it, and compares the digest that
-// the object was stored with at its end; so nobody else has to.
-//
-// What the library leaves to its user: it ends a reading without a deadline after
-// five seconds, cannot be interrupted while it waits for bytes, and waits for ever
-// when the object is replaced while it is read. So each read gets a short deadline
-// of its own, and silence is counted here.
-type objectReader struct {
-	ctx     context.Context // ends with the reader
-	cancel  context.CancelCauseFunc
-	store   jetstream.ObjectStore
-	object  jetstream.ObjectResult
-	info    *jetstream.ObjectInfo
-	digest  []byte // sha256 of the whole object; nil when it is empty
-	name    string
-	silence time.Duration
+// limits are the patience of an objectReader.
+type limits struct {
+	answer  time.Duration // how long the answer to one request may take
+	silence time.Duration // how long no chunk may come before reading has failed
 }
 
-// rolling is a context whose deadline is always ahead; the library asks for it at
-// each read.
-type rolling struct{ context.Context }
+func defaultLimits() limits { return limits{answer: 5 * time.Second, silence: 30 * time.Second} }
 
-func (rolling) Deadline() (time.Time, bool) { return time.Now().Add(objectPoll), true }
+// objectReader reads an object chunk by chunk and compares its digest at the end.
+//
+// It does not use the library's Get, which lets the broker send 32 MiB ahead of a
+// slow reader, cannot be interrupted while it waits for bytes, and waits for ever
+// when the object is replaced while it is read. Chunks are asked for in batches
+// instead, one batch ahead of the reader, so that what is under way is bounded, and
+// a request that was lost with its connection is repeated.
+type objectReader struct {
+	js     jetstream.JetStream
+	store  jetstream.ObjectStore
+	info   *jetstream.ObjectInfo
+	name   string
+	limits limits
+	digest []byte // sha256 of the whole object, as it was stored
 
-// errNoAnswer is the cause that ends an opening.
-var errNoAnswer = fmt.Errorf("no answer for %s", objectOpening)
+	// The feed runs until the reader is closed.
+	cancel  context.CancelFunc
+	feeding sync.WaitGroup
+	chunks  chan []byte // closed by the feed
+	err     error       // why the feed ended, once chunks is closed
+
+	chunk []byte // the rest of the chunk being read
+}
 
 // openObject opens the object called object; name describes it.
 func (o *Opener) openObject(ctx context.Context, object, name string) (io.ReadCloser, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(objectOpening, func() { cancel(errNoAnswer) })
-	result, err := o.objects.Get(rolling{ctx}, object)
-	var info *jetstream.ObjectInfo
-	if err == nil {
-		info, err = result.Info()
-	}
-	if !timer.Stop() && err == nil {
-		err = errNoAnswer
-	}
-	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			err = cause
-		}
-		cancel(nil) // ends the library's subscription, when there is one
-		if errors.Is(err, jetstream.ErrObjectNotFound) {
-			return nil, fault.Permanentf(fault.SourceMissing, "read %s: the object store has no such object", name)
+	asking, cancel := context.WithTimeout(ctx, o.limits.answer)
+	defer cancel()
+	info, err := o.objects.GetInfo(asking, object)
+	switch {
+	case errors.Is(err, jetstream.ErrObjectNotFound):
+		return nil, fault.Permanentf(fault.SourceMissing, "read %s: the object store has no such object", name)
+	case err != nil:
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
 		}
 		return nil, opaque("open "+name, err)
+	case info.Opts != nil && info.Opts.Link != nil:
+		return nil, fault.Permanentf(fault.SourceUnreadable, "read %s: it is a link; name the object it leads to", name)
+	}
+	digest, err := jetstream.DecodeObjectDigest(info.Digest)
+	if err != nil || len(digest) != sha256.Size {
+		return nil, fault.Permanentf(fault.SourceUnreadable, "read %s: it was stored without a sha256 digest", name)
 	}
 	r := &objectReader{
-		ctx: ctx, cancel: cancel, store: o.objects, object: result, info: info, name: name, silence: o.silence,
+		js: o.js, store: o.objects, info: info, name: name, limits: o.limits, digest: digest,
+		chunks: make(chan []byte, objectBatch),
 	}
-	if info.Size == 0 { // the library compares no digest of an object without bytes
-		return r, nil
-	}
-	if r.digest, err = jetstream.DecodeObjectDigest(info.Digest); err != nil || len(r.digest) != sha256.Size {
-		return nil, errors.Join(fault.Permanentf(fault.SourceUnreadable, "read %s: it was stored without a sha256 digest", name), r.Close())
-	}
+	ctx, r.cancel = context.WithCancel(ctx)
+	r.feeding.Go(func() {
+		defer close(r.chunks)
+		r.err = r.feed(ctx)
+	})
 	return r, nil
 }
 
 func (r *objectReader) Read(p []byte) (int, error) {
-	for silent := time.Now(); ; {
-		n, err := r.object.Read(p)
-		switch {
-		case n > 0 || err == io.EOF:
-			return n, err
-		case r.ctx.Err() != nil:
-			return 0, context.Cause(r.ctx)
-		case errors.Is(err, jetstream.ErrDigestMismatch):
-			return 0, fault.Permanentf(fault.SourceChanged, "read %s: its digest does not match; it was damaged or replaced while it was read", r.name)
-		case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
-			return 0, err
-		case time.Since(silent) > r.silence:
-			return 0, r.explain()
+	for len(r.chunk) == 0 {
+		chunk, ok := <-r.chunks
+		if !ok {
+			return 0, r.err
 		}
+		r.chunk = chunk
 	}
+	n := copy(p, r.chunk)
+	r.chunk = r.chunk[n:]
+	return n, nil
 }
 
-// explain says why no more bytes come.
-func (r *objectReader) explain() error {
-	ctx, cancel := context.WithTimeout(r.ctx, objectOpening)
+func (r *objectReader) Close() error {
+	r.cancel()
+	r.feeding.Wait()
+	return nil
+}
+
+// feed sends all chunks to the reader and returns io.EOF when they are the object.
+func (r *objectReader) feed(ctx context.Context) error {
+	sum := sha256.New()
+	var bytesRead, last uint64 // last is the stream sequence of the newest chunk
+	silent := time.Now()
+	for bytesRead < r.info.Size {
+		batch, seq, err := r.request(ctx, last+1)
+		for _, chunk := range batch {
+			sum.Write(chunk)
+			bytesRead += uint64(len(chunk))
+			select {
+			case r.chunks <- chunk:
+			case <-ctx.Done():
+			}
+		}
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case len(batch) > 0:
+			last, silent = seq, time.Now()
+			continue
+		case time.Since(silent) > r.limits.silence:
+			return r.explain(ctx, err)
+		}
+		pause := time.NewTimer(objectPause)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+		}
+	}
+	if bytesRead != r.info.Size || !bytes.Equal(sum.Sum(nil), r.digest) {
+		return fault.Permanentf(fault.SourceChanged,
+			"read %s: its digest does not match; it was damaged, or replaced while it was read", r.name)
+	}
+	return io.EOF
+}
+
+// request asks for the chunks from the stream sequence from on, and returns those
+// that came and the sequence of the last. The error is for people: it says why
+// there were not more.
+func (r *objectReader) request(ctx context.Context, from uint64) (chunks [][]byte, last uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, r.limits.answer)
+	defer cancel()
+	messages, err := jetstreamext.GetBatch(ctx, r.js, "OBJ_"+r.info.Bucket, objectBatch,
+		jetstreamext.GetBatchSeq(from), jetstreamext.GetBatchSubject("$O."+r.info.Bucket+".C."+r.info.NUID))
+	if err != nil {
+		return nil, 0, err
+	}
+	before := "0"
+	for m, err := range messages {
+		if err != nil {
+			return chunks, last, err
+		}
+		// Each message names the one before it in its answer. After a reconnection some
+		// may be missing; they are asked for again.
+		if m.Header.Get(jetstream.LastSequenceHeader) != before {
+			return chunks, last, fmt.Errorf("the broker's answer has a gap before sequence %d", m.Sequence)
+		}
+		before, last = m.Header.Get(jetstream.SequenceHeader), m.Sequence
+		chunks = append(chunks, m.Data)
+	}
+	return chunks, last, nil
+}
+
+// explain says why no more chunks come; last is what the last request said.
+func (r *objectReader) explain(ctx context.Context, last error) error {
+	ctx, cancel := context.WithTimeout(ctx, r.limits.answer)
 	defer cancel()
 	now, err := r.store.GetInfo(ctx, r.info.Name)
 	switch {
@@ -112,11 +182,5 @@ func (r *objectReader) explain() error {
 	case err == nil && now.NUID != r.info.NUID:
 		return fault.Permanentf(fault.SourceChanged, "read %s: the object was replaced while it was read", r.name)
 	}
-	return fmt.Errorf("the object store sent nothing for %s", r.silence)
-}
-
-func (r *objectReader) Close() error {
-	err := r.object.Close()
-	r.cancel(nil)
-	return err
+	return fmt.Errorf("the object store sent nothing for %s: %v", r.limits.silence, last)
 }

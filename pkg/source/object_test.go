@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,10 +30,10 @@ func object(name string) *attentivev1.Source {
 }
 
 // audiences returns the object store of audiences in a broker of its own.
-func audiences(t testing.TB, opts ...jetstream.JetStreamOpt) (*queuetest.Server, jetstream.JetStream, jetstream.ObjectStore) {
+func audiences(t testing.TB) (*queuetest.Server, jetstream.JetStream, jetstream.ObjectStore) {
 	t.Helper()
 	server := queuetest.Start(t)
-	js, err := jetstream.New(server.Conn(t).NC, opts...)
+	js, err := jetstream.New(server.Conn(t).NC)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,13 +44,13 @@ func audiences(t testing.TB, opts ...jetstream.JetStreamOpt) (*queuetest.Server,
 	return server, js, store
 }
 
-func newOpener(t testing.TB, store jetstream.ObjectStore) *source.Opener {
+func newOpener(t testing.TB, js jetstream.JetStream, store jetstream.ObjectStore) *source.Opener {
 	t.Helper()
-	o, err := source.New(source.Config{Objects: store})
+	o, err := source.New(source.Config{Objects: store, JetStream: js})
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.SetSilence(300 * time.Millisecond)
+	o.SetPatience(5*time.Second, 300*time.Millisecond)
 	return o
 }
 
@@ -73,10 +74,10 @@ func phones(n int) []byte {
 
 func TestObject(t *testing.T) {
 	t.Parallel()
-	_, _, store := audiences(t)
+	_, js, store := audiences(t)
 	text := phones(100_000) // ten chunks
 	put(t, store, "audience", text)
-	r, err := newOpener(t, store).Open(t.Context(), object("audience"))
+	r, err := newOpener(t, js, store).Open(t.Context(), object("audience"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,10 +96,10 @@ func TestObject(t *testing.T) {
 
 func TestObjectDigestOfTheJob(t *testing.T) {
 	t.Parallel()
-	_, _, store := audiences(t)
+	_, js, store := audiences(t)
 	text := phones(3)
 	put(t, store, "audience", text)
-	o := newOpener(t, store)
+	o := newOpener(t, js, store)
 	for _, stored := range [][]byte{text, phones(4)} {
 		sum := sha256.Sum256(stored)
 		s := object("audience")
@@ -125,7 +126,7 @@ func TestObjectFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := newOpener(t, store)
+	o := newOpener(t, js, store)
 
 	t.Run("missing", func(t *testing.T) {
 		t.Parallel()
@@ -147,6 +148,15 @@ func TestObjectFaults(t *testing.T) {
 		_, err := o.Open(t.Context(), object("empty"))
 		wantFault(t, err, fault.SourceUnreadable, "empty")
 	})
+	t.Run("link", func(t *testing.T) {
+		t.Parallel()
+		info := put(t, store, "linked", phones(1))
+		if _, err := store.AddLink(t.Context(), "link", info); err != nil {
+			t.Fatal(err)
+		}
+		_, err := o.Open(t.Context(), object("link"))
+		wantFault(t, err, fault.SourceUnreadable, `object "link"`, "link")
+	})
 	t.Run("last chunk lost", func(t *testing.T) {
 		t.Parallel()
 		info := put(t, store, "damaged", phones(50_000))
@@ -162,7 +172,47 @@ func TestObjectFaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = drain(t, r)
-		wantFault(t, err, fault.SourceChanged, `object "damaged"`, "digest")
+		if err == nil || fault.ClassOf(err) != fault.Retryable || !strings.Contains(err.Error(), "sent nothing") {
+			t.Errorf("error %v, want a retryable one that tells of silence", err)
+		}
+	})
+	t.Run("first chunk lost", func(t *testing.T) {
+		t.Parallel()
+		info := put(t, store, "holed", phones(50_000))
+		next, err := stream.GetMsg(t.Context(), 1, jetstream.WithGetMsgSubject(chunks(info)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.DeleteMsg(t.Context(), next.Sequence); err != nil {
+			t.Fatal(err)
+		}
+		r, err := o.Open(t.Context(), object("holed"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rows, err := drain(t, r); err == nil {
+			t.Errorf("%d rows of an object with a hole read as a whole", len(rows))
+		}
+	})
+	t.Run("other bytes than its digest", func(t *testing.T) {
+		t.Parallel()
+		info := put(t, store, "swapped", phones(50_000))
+		last, err := stream.GetLastMsgForSubject(t.Context(), chunks(info))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.DeleteMsg(t.Context(), last.Sequence); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := js.Publish(t.Context(), chunks(info), bytes.ReplaceAll(last.Data, []byte("+1415"), []byte("+1416"))); err != nil {
+			t.Fatal(err)
+		}
+		r, err := o.Open(t.Context(), object("swapped"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = drain(t, r)
+		wantFault(t, err, fault.SourceChanged, `object "swapped"`, "digest")
 	})
 	t.Run("all chunks lost", func(t *testing.T) {
 		t.Parallel()
@@ -181,11 +231,10 @@ func TestObjectFaults(t *testing.T) {
 		if err := stream.Purge(t.Context(), jetstream.WithPurgeSubject(chunks(info))); err != nil {
 			t.Fatal(err)
 		}
-		// The library asks its own GetInfo when it opens, the reader asks this one.
-		o := newOpener(t, otherInfo{store, &jetstream.ObjectInfo{NUID: "another"}, nil})
+		o := newOpener(t, js, &otherInfo{ObjectStore: store, later: &jetstream.ObjectInfo{NUID: "another"}})
 		_, err := o.Open(t.Context(), object("replaced"))
 		wantFault(t, err, fault.SourceChanged, `object "replaced"`)
-		o = newOpener(t, otherInfo{store, nil, jetstream.ErrObjectNotFound})
+		o = newOpener(t, js, &otherInfo{ObjectStore: store, err: jetstream.ErrObjectNotFound})
 		_, err = o.Open(t.Context(), object("replaced"))
 		wantFault(t, err, fault.SourceMissing, `object "replaced"`)
 	})
@@ -195,7 +244,7 @@ func TestObjectFaults(t *testing.T) {
 		if err := stream.Purge(t.Context(), jetstream.WithPurgeSubject(chunks(info))); err != nil {
 			t.Fatal(err)
 		}
-		o, err := source.New(source.Config{Objects: store}) // the long silence
+		o, err := source.New(source.Config{Objects: store, JetStream: js}) // the long silence
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,79 +266,100 @@ func chunks(info *jetstream.ObjectInfo) string {
 	return fmt.Sprintf("$O.%s.C.%s", info.Bucket, info.NUID)
 }
 
-// otherInfo is an object store whose objects have changed.
+// otherInfo is an object store whose object changes after it was opened.
 type otherInfo struct {
 	jetstream.ObjectStore
-	info *jetstream.ObjectInfo
-	err  error
+	asked bool
+	later *jetstream.ObjectInfo
+	err   error
 }
 
-func (o otherInfo) GetInfo(context.Context, string, ...jetstream.GetObjectInfoOpt) (*jetstream.ObjectInfo, error) {
-	return o.info, o.err
+func (o *otherInfo) GetInfo(ctx context.Context, name string, opts ...jetstream.GetObjectInfoOpt) (*jetstream.ObjectInfo, error) {
+	if o.asked {
+		return o.later, o.err
+	}
+	o.asked = true
+	return o.ObjectStore.GetInfo(ctx, name, opts...)
 }
 
-// TestObjectReadSlowly reads for longer than the library gives a reading by
-// default.
-func TestObjectReadSlowly(t *testing.T) {
+// TestObjectAcrossRestart restarts the broker in the middle of a reading, which
+// goes on where it was.
+func TestObjectAcrossRestart(t *testing.T) {
 	t.Parallel()
-	const limit = 100 * time.Millisecond
-	_, _, store := audiences(t, jetstream.WithDefaultTimeout(limit))
-	put(t, store, "audience", phones(100_000))
-	r, err := newOpener(t, store).Open(t.Context(), object("audience"))
+	server, js, store := audiences(t)
+	const n = 400_000 // three batches
+	put(t, store, "audience", phones(n))
+	o := newOpener(t, js, store)
+	o.SetPatience(time.Second, time.Minute)
+	r, err := o.Open(t.Context(), object("audience"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Next(); err != nil {
-		t.Fatal(err)
-	}
-	<-time.After(2 * limit)
-	rows := 1
-	for {
-		if _, err = r.Next(); err != nil {
-			break
+	for i := range 100 {
+		if _, err := r.Next(); err != nil {
+			t.Fatalf("row %d: %v", i+1, err)
 		}
-		rows++
 	}
-	if err != io.EOF || rows != 100_000 {
-		t.Errorf("%d rows, then %v", rows, err)
+	server.Restart()
+	rows := 100
+	for err == nil {
+		if _, err = r.Next(); err == nil {
+			rows++
+		}
+	}
+	if err != io.EOF || rows != n {
+		t.Errorf("%d rows, then %v; want %d, then io.EOF", rows, err, n)
 	}
 	if err := r.Close(); err != nil {
 		t.Error(err)
 	}
 }
 
-// TestObjectAcrossRestart restarts the broker in the middle of a reading. It may
-// fail, and be tried again, but not end early.
-func TestObjectAcrossRestart(t *testing.T) {
+// TestObjectThroughBadConnections cuts the connection again and again: rows may
+// come late, but none is missing or comes twice.
+func TestObjectThroughBadConnections(t *testing.T) {
 	t.Parallel()
 	server, _, store := audiences(t)
-	const n = 400_000
+	const n = 600_000
 	put(t, store, "audience", phones(n))
-	o, err := source.New(source.Config{Objects: store})
+	proxy := queuetest.StartProxy(t, server.URL)
+	js, err := jetstream.New(queuetest.Connect(t, proxy.URL).NC)
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.SetSilence(2 * time.Second)
+	far, err := js.ObjectStore(t.Context(), broker.ObjectsAudiences)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := newOpener(t, js, far)
+	o.SetPatience(500*time.Millisecond, time.Minute)
 	r, err := o.Open(t.Context(), object("audience"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close()
-	rows := 0
-	for {
-		if rows == 100 {
-			server.Restart()
+	var cutting sync.WaitGroup
+	defer cutting.Wait()
+	cutting.Go(func() { // in the middle of answers, as it happens
+		ticker := time.NewTicker(7 * time.Millisecond)
+		defer ticker.Stop()
+		for range 10 {
+			<-ticker.C
+			proxy.Cut()
 		}
-		if _, err = r.Next(); err != nil {
-			break
+	})
+	for i := range n {
+		row, err := r.Next()
+		if err != nil {
+			t.Fatalf("row %d: %v", i+1, err)
 		}
-		rows++
+		if want := fmt.Sprintf("+1415%07d", i); string(row.Values[0].Text) != want {
+			t.Fatalf("row %d is %q, want %q", i+1, row.Values[0].Text, want)
+		}
 	}
-	switch {
-	case err == io.EOF && rows != n:
-		t.Errorf("%d rows, then io.EOF; want %d", rows, n)
-	case err != io.EOF && fault.ClassOf(err) != fault.Retryable:
-		t.Errorf("after %d rows: %v, want a retryable error", rows, err)
+	if _, err := r.Next(); err != io.EOF {
+		t.Errorf("after the last row: %v, want io.EOF", err)
 	}
-	t.Logf("%d rows, then %v", rows, err)
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
 }

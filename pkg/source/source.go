@@ -26,7 +26,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"attentive.internal/pkg/fault"
 	attentivev1 "attentive.internal/proto/attentive/v1"
@@ -46,8 +45,10 @@ const (
 
 // Config says where sources may lie.
 type Config struct {
-	// Objects is the object store of sources named by object.
-	Objects jetstream.ObjectStore
+	// Objects is the object store of sources named by object, and JetStream what it
+	// is kept in.
+	Objects   jetstream.ObjectStore
+	JetStream jetstream.JetStream
 	// Prefixes of URLs that sources may lie below (source_prefixes). None: no URL
 	// is allowed.
 	Prefixes []string
@@ -56,8 +57,9 @@ type Config struct {
 // Opener opens sources. It may be used by several goroutines at once.
 type Opener struct {
 	objects  jetstream.ObjectStore
+	js       jetstream.JetStream
 	prefixes prefixes
-	silence  time.Duration // how long the object store may send nothing
+	limits   limits
 }
 
 // New returns an Opener, or an error that names every prefix that is none.
@@ -66,7 +68,7 @@ func New(cfg Config) (*Opener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Opener{objects: cfg.Objects, prefixes: p, silence: objectSilence}, nil
+	return &Opener{objects: cfg.Objects, js: cfg.JetStream, prefixes: p, limits: defaultLimits()}, nil
 }
 
 // Open begins to read s, up to and with the row that names its columns. The
@@ -87,10 +89,10 @@ func (o *Opener) Open(ctx context.Context, s *attentivev1.Source) (*Reader, erro
 		want:   s.GetSha256(),
 		close:  []io.Closer{raw},
 	}
-	if object, ok := raw.(*objectReader); !ok || object.digest == nil {
-		r.stored.hash = sha256.New()
-	} else {
+	if object, ok := raw.(*objectReader); ok {
 		r.print.SHA256 = [sha256.Size]byte(object.digest)
+	} else {
+		r.stored.hash = sha256.New()
 	}
 	if err := r.begin(s); err != nil {
 		return nil, errors.Join(err, r.Close())
