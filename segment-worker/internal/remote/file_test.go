@@ -13,12 +13,14 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/pkg/sftp"
+	"golang.org/x/sync/errgroup"
 
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/sftptest"
@@ -96,6 +98,33 @@ func TestPut(t *testing.T) {
 			}
 			if err := s.Close(); err != nil {
 				t.Errorf("close: %v", err)
+			}
+		})
+	}
+}
+
+func TestPutSeveralAtOnce(t *testing.T) {
+	t.Parallel()
+	for _, server := range servers() {
+		t.Run(server.name, func(t *testing.T) {
+			t.Parallel()
+			cfg, folder := server.start(t)
+			s := dial(t, cfg)
+			var puts errgroup.Group
+			for i := range 4 {
+				puts.Go(func() error {
+					_, err := s.Put(t.Context(), strconv.Itoa(i), bytes.NewReader(random(1<<20+i)))
+					return err
+				})
+			}
+			if err := puts.Wait(); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 4 {
+				got, err := os.ReadFile(filepath.Join(folder, strconv.Itoa(i)))
+				if err != nil || !bytes.Equal(got, random(1<<20+i)) {
+					t.Errorf("file %d holds %d other bytes (%v)", i, len(got), err)
+				}
 			}
 		})
 	}

@@ -106,8 +106,8 @@ func (c Config) address() string { return net.JoinHostPort(c.Host, strconv.Itoa(
 // where names the account in errors.
 func (c Config) where() string { return c.Username + "@" + c.address() }
 
-// Session is a connection that is logged in. Its methods may not be called
-// concurrently, but for Alive and Close.
+// Session is a connection that is logged in. Its methods may be called
+// concurrently; what ends the connection ends all of them.
 type Session struct {
 	cfg        Config
 	conn       *conn
