@@ -180,10 +180,10 @@ type upload struct {
 	blocks  chan []byte // closed by complete, when all are sent
 	free    chan []byte // blocks that Put has read
 	done    chan struct{}
-	err     error // of Put; set when done is closed
-	reading context.Context
-	abort   context.CancelCauseFunc // ends reading, and so Put after it has cleaned up
-	abandon context.CancelFunc      // ends Put at once
+	err     error              // of Put; set when done is closed
+	aborted chan struct{}      // closed by end; ends Put after it has cleaned up
+	cause   error              // why; set before aborted is closed
+	abandon context.CancelFunc // ends Put at once
 	running sync.WaitGroup
 }
 
@@ -192,9 +192,9 @@ type upload struct {
 func start(ctx context.Context, store objects, name string) *upload {
 	ctx, abandon := context.WithCancel(context.WithoutCancel(ctx))
 	u := &upload{
-		blocks: make(chan []byte), free: make(chan []byte, 2), done: make(chan struct{}), abandon: abandon,
+		blocks: make(chan []byte), free: make(chan []byte, 2), done: make(chan struct{}),
+		aborted: make(chan struct{}), abandon: abandon,
 	}
-	u.reading, u.abort = context.WithCancelCause(ctx)
 	for range cap(u.free) {
 		u.free <- make([]byte, 0, blockBytes)
 	}
@@ -260,7 +260,8 @@ func (u *upload) end(ctx context.Context, failed error) {
 		u.running.Wait()
 		return
 	}
-	u.abort(failed)
+	u.cause = failed
+	close(u.aborted)
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
@@ -289,8 +290,8 @@ func (r *blockReader) Read(p []byte) (int, error) {
 				return 0, io.EOF
 			}
 			r.block, r.rest = block, block
-		case <-r.reading.Done():
-			return 0, context.Cause(r.reading)
+		case <-r.aborted:
+			return 0, r.cause
 		}
 	}
 	n := copy(p, r.rest)

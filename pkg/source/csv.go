@@ -46,7 +46,7 @@ func newCSV(r io.Reader, delimiter byte) (*csvReader, error) {
 		return nil, err
 	}
 	switch err := c.record(); {
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		return nil, &formatError{text: "there is none; the source is empty"}
 	case err != nil:
 		return nil, c.fault(err)
@@ -94,7 +94,7 @@ func (c *csvReader) column(name string) int {
 
 func (c *csvReader) next() (Row, error) {
 	if err := c.record(); err != nil {
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return Row{}, err
 		}
 		c.row++
@@ -111,7 +111,7 @@ func (c *csvReader) next() (Row, error) {
 // fault adds the row to an error of the format; those of the stream stay as they
 // are.
 func (c *csvReader) fault(err error) error {
-	if err == errRowTooLong {
+	if errors.Is(err, errRowTooLong) {
 		return &formatError{row: c.row, text: err.Error()}
 	}
 	if f, ok := errors.AsType[*formatError](err); ok {

@@ -56,7 +56,7 @@ func drain(t testing.TB, r *source.Reader) (rows [][]string, err error) {
 	}()
 	for {
 		row, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return rows, nil
 		}
 		if err != nil {
@@ -223,7 +223,7 @@ func TestAnErrorStays(t *testing.T) {
 	}
 	_, first := r.Next()
 	wantFault(t, first, fault.SourceUnreadable, "row 2")
-	if _, again := r.Next(); again != first {
+	if _, again := r.Next(); !errors.Is(again, first) {
 		t.Errorf("Next after %v returns %v", first, again)
 	}
 	if got := r.Fingerprint(); got != (source.Fingerprint{}) {
@@ -346,6 +346,7 @@ func BenchmarkCSV(b *testing.B) {
 	}{{"phones", one.Bytes()}, {"six-columns", wide.Bytes()}} {
 		rows := float64(bytes.Count(bm.text, []byte{'\n'}) - 1)
 		report := func(b *testing.B) {
+			b.Helper()
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/rows/float64(b.N), "ns/row")
 		}
 		b.Run(bm.name+"/relay", func(b *testing.B) {
@@ -360,7 +361,7 @@ func BenchmarkCSV(b *testing.B) {
 				for err == nil {
 					_, err = r.Next()
 				}
-				if err != io.EOF {
+				if !errors.Is(err, io.EOF) {
 					b.Fatal(err)
 				}
 			}
@@ -376,7 +377,7 @@ func BenchmarkCSV(b *testing.B) {
 				for err == nil {
 					_, err = r.Read()
 				}
-				if err != io.EOF {
+				if !errors.Is(err, io.EOF) {
 					b.Fatal(err)
 				}
 			}

@@ -53,7 +53,7 @@ func (n *ndjsonReader) next() (Row, error) {
 	}
 	for {
 		end, ok, err := n.line(0)
-		if err == errRowTooLong {
+		if errors.Is(err, errRowTooLong) {
 			return Row{}, &formatError{row: n.row + 1, text: err.Error()}
 		}
 		if err != nil {

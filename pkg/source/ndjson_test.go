@@ -39,7 +39,7 @@ func cells(t testing.TB, s *attentivev1.Source) ([]map[string]cell, error) {
 	var rows []map[string]cell
 	for {
 		row, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return rows, nil
 		}
 		if err != nil {
@@ -70,19 +70,25 @@ func TestNDJSON(t *testing.T) {
 	}{
 		{name: "nothing", text: ""},
 		{name: "blank lines", text: "\n \t\r\n\n"},
-		{name: "every kind", text: `{"s":"x","n":-1.5e+3,"t":true,"f":false,"z":null,"e":""}` + "\n",
-			want: []map[string]cell{{"s": text("x"), "n": num("-1.5e+3"), "t": boolean("true"), "f": boolean("false")}}},
+		{
+			name: "every kind", text: `{"s":"x","n":-1.5e+3,"t":true,"f":false,"z":null,"e":""}` + "\n",
+			want: []map[string]cell{{"s": text("x"), "n": num("-1.5e+3"), "t": boolean("true"), "f": boolean("false")}},
+		},
 		{name: "no line end at the end", text: `{"a":1}`, want: []map[string]cell{{"a": num("1")}}},
 		{name: "CRLF", text: "{\"a\":1}\r\n{\"a\":2}\r\n", want: []map[string]cell{{"a": num("1")}, {"a": num("2")}}},
 		{name: "byte order mark", text: "\xef\xbb\xbf{\"a\":1}", want: []map[string]cell{{"a": num("1")}}},
 		{name: "white space", text: " { \"a\" : 1 ,\t\"b\":\"x\" } \n", want: []map[string]cell{{"a": num("1"), "b": text("x")}}},
 		{name: "other order", text: "{\"a\":1,\"b\":2}\n{\"b\":3,\"a\":4}\n", want: []map[string]cell{{"a": num("1"), "b": num("2")}, {"a": num("4"), "b": num("3")}}},
-		{name: "keys come and go", text: "{\"a\":1}\n{\"b\":2}\n{}\n{\"a\":3,\"c\":4}\n",
-			want: []map[string]cell{{"a": num("1")}, {"b": num("2")}, {}, {"a": num("3"), "c": num("4")}}},
+		{
+			name: "keys come and go", text: "{\"a\":1}\n{\"b\":2}\n{}\n{\"a\":3,\"c\":4}\n",
+			want: []map[string]cell{{"a": num("1")}, {"b": num("2")}, {}, {"a": num("3"), "c": num("4")}},
+		},
 		{name: "escapes", text: `{"a":"\"\\\/\b\f\n\r\t\u00e9\u20ac\ud83d\ude00é"}`, want: []map[string]cell{{"a": text("\"\\/\b\f\n\r\té€😀é")}}},
 		{name: "escaped key", text: `{"\u0061":1}` + "\n" + `{"a":2}`, want: []map[string]cell{{"a": num("1")}, {"a": num("2")}}},
-		{name: "number keeps its spelling", text: `{"a":10000000000000000000000001,"b":0.10,"c":-0}`,
-			want: []map[string]cell{{"a": num("10000000000000000000000001"), "b": num("0.10"), "c": num("-0")}}},
+		{
+			name: "number keeps its spelling", text: `{"a":10000000000000000000000001,"b":0.10,"c":-0}`,
+			want: []map[string]cell{{"a": num("10000000000000000000000001"), "b": num("0.10"), "c": num("-0")}},
+		},
 		{name: "keys are not trimmed", text: `{" a":1,"a":2}`, want: []map[string]cell{{" a": num("1"), "a": num("2")}}},
 	}
 	for _, tt := range tests {
@@ -273,6 +279,7 @@ func BenchmarkNDJSON(b *testing.B) {
 	}
 	rows := float64(bytes.Count(text.Bytes(), []byte{'\n'}))
 	report := func(b *testing.B) {
+		b.Helper()
 		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/rows/float64(b.N), "ns/row")
 	}
 	b.Run("relay", func(b *testing.B) {
@@ -284,7 +291,7 @@ func BenchmarkNDJSON(b *testing.B) {
 			for err == nil {
 				_, err = r.Next()
 			}
-			if err != io.EOF {
+			if !errors.Is(err, io.EOF) {
 				b.Fatal(err)
 			}
 		}
@@ -301,7 +308,7 @@ func BenchmarkNDJSON(b *testing.B) {
 				var row map[string]any
 				err = dec.Decode(&row)
 			}
-			if err != io.EOF {
+			if !errors.Is(err, io.EOF) {
 				b.Fatal(err)
 			}
 		}

@@ -182,5 +182,9 @@ func (r *objectReader) explain(ctx context.Context, last error) error {
 	case err == nil && now.NUID != r.info.NUID:
 		return fault.Permanentf(fault.SourceChanged, "read %s: the object was replaced while it was read", r.name)
 	}
-	return fmt.Errorf("the object store sent nothing for %s: %v", r.limits.silence, last)
+	text := "nothing more is stored"
+	if last != nil {
+		text = last.Error() // a time-out in it is not that of the reading
+	}
+	return fmt.Errorf("the object store sent nothing for %s: %s", r.limits.silence, text)
 }

@@ -307,7 +307,7 @@ func TestObjectAcrossRestart(t *testing.T) {
 			rows++
 		}
 	}
-	if err != io.EOF || rows != n {
+	if !errors.Is(err, io.EOF) || rows != n {
 		t.Errorf("%d rows, then %v; want %d, then io.EOF", rows, err, n)
 	}
 	if err := r.Close(); err != nil {
@@ -356,7 +356,7 @@ func TestObjectThroughBadConnections(t *testing.T) {
 			t.Fatalf("row %d is %q, want %q", i+1, row.Values[0].Text, want)
 		}
 	}
-	if _, err := r.Next(); err != io.EOF {
+	if _, err := r.Next(); !errors.Is(err, io.EOF) {
 		t.Errorf("after the last row: %v, want io.EOF", err)
 	}
 	if err := r.Close(); err != nil {

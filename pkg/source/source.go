@@ -85,7 +85,7 @@ func (o *Opener) Open(ctx context.Context, s *attentivev1.Source) (*Reader, erro
 	}
 	r := &Reader{
 		name:   name,
-		stored: &stored{ctx: ctx, r: raw},
+		stored: &stored{ended: func() error { return context.Cause(ctx) }, r: raw},
 		want:   s.GetSha256(),
 		close:  []io.Closer{raw},
 	}
@@ -248,10 +248,10 @@ func (r *Reader) Next() (Row, error) {
 	if err == nil {
 		return row, nil
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = r.finish()
 	}
-	if err != io.EOF {
+	if !errors.Is(err, io.EOF) {
 		err = r.classify(err)
 	}
 	r.end = err
@@ -299,11 +299,11 @@ func (r *Reader) classify(err error) error {
 	return fault.Permanentf(fault.SourceUnreadable, "read %s: %v", r.name, err)
 }
 
-// opaque wraps err, but for an io.EOF in its chain: a writer that is fed from
-// a Reader would take it for the end.
+// opaque wraps err, but not one that holds io.EOF: a writer that is fed from a
+// Reader would take it for the end.
 func opaque(operation string, err error) error {
 	if errors.Is(err, io.EOF) {
-		return fmt.Errorf("%s: %v", operation, err)
+		return errors.New(operation + ": " + err.Error())
 	}
 	return fmt.Errorf("%s: %w", operation, err)
 }
@@ -311,7 +311,7 @@ func opaque(operation string, err error) error {
 // Fingerprint returns what identifies the stored bytes. It is zero until Next
 // has returned io.EOF.
 func (r *Reader) Fingerprint() Fingerprint {
-	if r.end != io.EOF {
+	if !errors.Is(r.end, io.EOF) {
 		return Fingerprint{}
 	}
 	return r.print

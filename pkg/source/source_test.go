@@ -319,7 +319,7 @@ func TestMemoryIsBounded(t *testing.T) {
 			for err == nil {
 				_, err = r.Next()
 			}
-			if err != io.EOF {
+			if !errors.Is(err, io.EOF) {
 				t.Fatal(err)
 			}
 			runtime.ReadMemStats(&after)

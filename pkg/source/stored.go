@@ -2,7 +2,7 @@ package source
 
 import (
 	"bufio"
-	"context"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -15,19 +15,18 @@ import (
 // stored reads the bytes as they are stored, counts and hashes them, and
 // remembers how they failed.
 type stored struct {
-	ctx  context.Context // of the reading, which Next cannot be given
-	r    io.Reader
-	hash hash.Hash // nil when the bytes are hashed below
-	size uint64
-	err  error // never io.EOF
+	ended func() error // why the reading has to end, if it has
+	r     io.Reader
+	hash  hash.Hash // nil when the bytes are hashed below
+	size  uint64
+	err   error // does not hold io.EOF
 }
 
 func (s *stored) Read(p []byte) (int, error) {
 	if s.err != nil {
 		return 0, s.err
 	}
-	if s.ctx.Err() != nil {
-		s.err = context.Cause(s.ctx)
+	if s.err = s.ended(); s.err != nil {
 		return 0, s.err
 	}
 	n, err := s.r.Read(p)
@@ -35,10 +34,13 @@ func (s *stored) Read(p []byte) (int, error) {
 		s.hash.Write(p[:n])
 	}
 	s.size += uint64(n)
-	if err != nil && err != io.EOF {
-		s.err = err
+	if err == nil || err == io.EOF {
+		return n, err
 	}
-	return n, err
+	if s.err = err; errors.Is(err, io.EOF) {
+		s.err = errors.New(err.Error())
+	}
+	return n, s.err
 }
 
 // maxWindow is the memory that a zstd source may ask for: what RFC 8878 wants
@@ -53,8 +55,8 @@ func (r *Reader) decompress(c attentivev1.Compression) (io.Reader, error) {
 	switch c {
 	case attentivev1.Compression_COMPRESSION_GZIP:
 		z, err := gzip.NewReader(bufio.NewReaderSize(r.stored, compressedBlock))
-		if err == io.EOF {
-			return nil, fmt.Errorf("gzip: it is empty")
+		if errors.Is(err, io.EOF) {
+			return nil, errors.New("gzip: it is empty")
 		}
 		if err != nil {
 			return nil, fmt.Errorf("gzip: %w", err)
@@ -82,7 +84,7 @@ type layer struct {
 
 func (l *layer) Read(p []byte) (int, error) {
 	n, err := l.r.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = fmt.Errorf("%s: %w", l.name, err)
 	}
 	return n, err
