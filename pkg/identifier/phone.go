@@ -7,8 +7,8 @@ import (
 	"github.com/nyaruka/phonenumbers"
 )
 
-// DefaultRegion is the region of numbers written without a country code.
-const DefaultRegion = "US"
+// noRegion is what libphonenumber calls a region that has no national numbers.
+const noRegion = "ZZ"
 
 // Phones normalizes phone numbers.
 type Phones struct {
@@ -19,14 +19,13 @@ type Phones struct {
 }
 
 // NewPhones returns a Phones for numbers that are written as in region, an upper
-// case ISO 3166 code; empty means DefaultRegion. Numbers that begin with "+" do
-// not depend on it.
+// case ISO 3166 code. Numbers that begin with "+" do not depend on it; without a
+// region they are the only ones.
 func NewPhones(region string) (*Phones, error) {
 	if region == "" {
-		region = DefaultRegion
-	}
-	if !phonenumbers.GetSupportedRegions()[region] {
-		return nil, fmt.Errorf("phone region %q: unknown; use a two-letter code in upper case such as %q", region, DefaultRegion)
+		region = noRegion
+	} else if !phonenumbers.GetSupportedRegions()[region] {
+		return nil, fmt.Errorf("phone region %q: unknown; use a two-letter code in upper case such as US", region)
 	}
 	plan, err := newPlan()
 	if err != nil {

@@ -77,6 +77,9 @@ func TestNormalizePhones(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
+			if tt.region == "" {
+				tt.region = "US"
+			}
 			got, reject := newPhones(t, tt.region).Normalize([]byte("kept:"), []byte(tt.raw))
 			if want := "kept:" + tt.want; string(got) != want || reject != tt.reject {
 				t.Errorf("Normalize(%q) in %q = %q, %q; want %q, %q", tt.raw, tt.region, got, reject, want, tt.reject)
@@ -261,5 +264,26 @@ func BenchmarkPhone(b *testing.B) {
 func BenchmarkNewPhones(b *testing.B) {
 	for b.Loop() {
 		newPhones(b, "US")
+	}
+}
+
+func TestWithoutARegionOnlyInternationalNumbersCount(t *testing.T) {
+	t.Parallel()
+	p, err := identifier.NewPhones("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for raw, want := range map[string]string{
+		"+14155552671":     "+14155552671",
+		"+1 415 555 2671":  "+14155552671",
+		"+44 20 7183 8750": "+442071838750",
+		"4155552671":       "",
+		"(415) 555-2671":   "",
+		"1 415 555 2671":   "",
+	} {
+		got, reason := p.Normalize(nil, []byte(raw))
+		if string(got) != want || (want == "") != (reason == identifier.PhoneInvalid) {
+			t.Errorf("Normalize(%q) = %q, %q; want %q", raw, got, reason, want)
+		}
 	}
 }
