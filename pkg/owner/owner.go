@@ -1,0 +1,277 @@
+// Package owner lets one process at a time work an account and its
+// destinations, by leases in a key-value bucket.
+//
+// What it promises: at no moment does [Tenure.Allows] report true in two
+// processes that claim the same account or the same destination. Whoever asks
+// it right before each call, with the call's time-out, never has calls of two
+// owners overlap; a server that executes a call long after its time-out is
+// beyond any lease.
+//
+// Why it holds. An owner rewrites its entries every third of the lease and
+// trusts them for a lease, less a margin, from the moment before the write was
+// sent. A challenger replaces an entry only by compare-and-set on a revision
+// that it has itself seen unchanged for a full lease, counted from the moment
+// it had read it; so the write it waits out was sent at least a lease ago. The
+// challenger trusts its own monotonic clock alone. The owner stops as soon as
+// its monotonic or its wall clock says that the lease could be over: a machine
+// that was suspended stops the first of them. Nobody trusts the broker's clock.
+// The margin is for monotonic clocks that differ in speed, by up to 5 %.
+//
+// A write whose answer is lost is neither taken for success nor for failure:
+// each write is unique, and reading the entry tells. A release is written, so
+// that the next owner need not wait and the epoch goes on.
+//
+// It does not survive a bucket that is emptied or deleted, or that a broker of
+// one node has lost in a power cut, while an owner lives: an entry that is
+// missing is free. That owner notices at its next renewal.
+package owner
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// ErrLost is the cause of the end of a work's context, and the error of
+// [Tenure.Wait], when the lease could be over.
+var ErrLost = errors.New("ownership lost")
+
+// errTaken means that an entry is somebody else's.
+var errTaken = errors.New("taken by another owner")
+
+// DefaultLease is the lease when the configuration names none.
+const DefaultLease = 15 * time.Second
+
+// bucket is what is needed of a [jetstream.KeyValue]. Calls are concurrent, and
+// end with their context.
+type bucket interface {
+	Get(ctx context.Context, key string) (jetstream.KeyValueEntry, error)
+	Create(ctx context.Context, key string, value []byte, opts ...jetstream.KVCreateOpt) (uint64, error)
+	Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error)
+}
+
+// Config says who claims, and for how long a claim lasts.
+type Config struct {
+	// ID names this process to people who read the bucket.
+	ID string
+	// Lease is how long an owner that fell silent keeps others out. Zero means
+	// [DefaultLease]. Processes may differ in it.
+	Lease time.Duration
+}
+
+// Owner claims accounts for this process. It may run several claims at once.
+type Owner struct {
+	kv    bucket
+	cfg   Config
+	log   *slog.Logger
+	clock clock
+}
+
+// New returns an owner whose leases lie in kv. It does nothing until Run.
+func New(kv bucket, cfg Config, log *slog.Logger) *Owner {
+	if cfg.Lease <= 0 {
+		cfg.Lease = DefaultLease
+	}
+	return &Owner{kv: kv, cfg: cfg, log: log, clock: newClock()}
+}
+
+// Claim is what is worked together: an account and the destinations that log
+// in to it.
+type Claim struct {
+	// Account is what a credential logs in to, written as a key.
+	Account string
+	// Destinations are ids of destinations.
+	Destinations []string
+}
+
+// keys returns the keys of the claim in the order in which they are taken: the
+// same in all claims, so that two that share keys do not wait for each other.
+func (c Claim) keys() ([]string, error) {
+	keys := []string{"account." + c.Account}
+	for _, d := range slices.Compact(slices.Sorted(slices.Values(c.Destinations))) {
+		keys = append(keys, "destination."+d)
+	}
+	valid := regexp.MustCompile(`^[a-z]+\.[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*$`)
+	for _, key := range keys {
+		if !valid.MatchString(key) {
+			return nil, fmt.Errorf("claim account %q: %q is not a key", c.Account, key)
+		}
+	}
+	return keys, nil
+}
+
+// Run claims, works and releases until ctx ends, and then returns nil; it fails
+// only when the claim cannot be written as keys.
+//
+// work is called whenever the account and all destinations of the claim are
+// owned. Its context ends with ctx, or with the cause [ErrLost] once the lease
+// could be over. The lease is renewed until work returns, also while it winds
+// up after the end of ctx; the next owner waits for that. An error of work is
+// logged, and work is called again after a pause, in a new tenure.
+func (o *Owner) Run(ctx context.Context, claim Claim, work func(ctx context.Context, t *Tenure) error) error {
+	keys, err := claim.keys()
+	if err != nil {
+		return err
+	}
+	log := o.log.With("account", claim.Account)
+	for ctx.Err() == nil {
+		err := o.own(ctx, keys, log, work)
+		switch {
+		case ctx.Err() != nil:
+		case errors.Is(err, ErrLost):
+			log.Warn("ownership is lost and claimed again", "err", err)
+		case err != nil:
+			log.Error("work ended and is tried again", "err", err)
+			pause(ctx, o.cfg.Lease/3)
+		default:
+			pause(ctx, o.poll())
+		}
+	}
+	return nil
+}
+
+// own works one tenure: from the first key taken to the last key released.
+func (o *Owner) own(ctx context.Context, keys []string, log *slog.Logger, work func(context.Context, *Tenure) error) error {
+	t := newTenure(o.clock, o.cfg.Lease-o.margin())
+	h := &holding{owner: o, tenure: t, writer: rand.Text()}
+
+	// Renewal outlives ctx, because work may.
+	renewing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var started sync.WaitGroup
+	started.Go(func() { h.renew(renewing) })
+	defer func() {
+		t.end()
+		stop()
+		started.Wait()
+		h.release(context.WithoutCancel(ctx), log)
+	}()
+
+	taking, lose := context.WithCancelCause(ctx)
+	defer lose(nil)
+	started.Go(func() {
+		select {
+		case <-t.Lost():
+			lose(ErrLost)
+		case <-renewing.Done():
+		}
+	})
+	for _, key := range keys {
+		if err := h.take(taking, key, log); err != nil {
+			return err
+		}
+	}
+	started.Go(func() { t.watch(renewing, o.cfg.Lease/20) })
+	t.epoch = h.epoch()
+	log.Info("account is owned", "epoch", t.epoch)
+	err := work(taking, t)
+	if cause := context.Cause(taking); errors.Is(cause, ErrLost) {
+		return errors.Join(cause, err)
+	}
+	return err
+}
+
+// margin is what the owner stops before the lease ends.
+func (o *Owner) margin() time.Duration { return o.cfg.Lease / 20 }
+
+// poll is how often a challenger looks.
+func (o *Owner) poll() time.Duration { return min(o.cfg.Lease/20, 100*time.Millisecond) }
+
+// entry is what stands in the bucket. A writer never writes the same entry
+// twice, so an entry found there tells which write took effect.
+type entry struct {
+	// Owner is for people.
+	Owner string `json:"owner"`
+	// Writer is unique to a tenure.
+	Writer string `json:"writer"`
+	// Write counts the writer's attempts to write, whatever became of them.
+	Write uint64 `json:"write"`
+	// Epoch grows with every ownership of the key. The first entry of a key
+	// takes it from the clock, so that it also grows when the bucket was lost.
+	Epoch uint64 `json:"epoch"`
+	// Lease is how long the entry keeps others out.
+	Lease time.Duration `json:"lease"`
+	// Released says that it keeps nobody out.
+	Released bool `json:"released,omitempty"`
+}
+
+// stored is an entry and its revision, or a missing entry with revision 0.
+type stored struct {
+	entry
+	revision uint64
+}
+
+func (o *Owner) read(ctx context.Context, key string) (stored, error) {
+	ctx, cancel := context.WithTimeout(ctx, o.cfg.Lease/6)
+	defer cancel()
+	kve, err := o.kv.Get(ctx, key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return stored{}, nil
+	}
+	if err != nil {
+		return stored{}, fmt.Errorf("read lease %q: %w", key, err)
+	}
+	s := stored{revision: kve.Revision()}
+	if err := json.Unmarshal(kve.Value(), &s.entry); err != nil {
+		return stored{}, fmt.Errorf("read lease %q: %w; delete the key if no worker runs", key, err)
+	}
+	return s, nil
+}
+
+// write replaces old by next, which was never written before. It returns the
+// new revision, or errTaken when somebody else was faster, or another error when
+// ctx ended before it was clear. Even then next may take effect later; it is
+// recognised by its writer.
+func (o *Owner) write(ctx context.Context, key string, old stored, next entry) (uint64, error) {
+	value, err := json.Marshal(next)
+	if err != nil {
+		return 0, fmt.Errorf("encode lease %q: %w", key, err)
+	}
+	for {
+		revision, err := o.put(ctx, key, value, old.revision)
+		if err == nil {
+			return revision, nil
+		}
+		switch now, unread := o.read(ctx, key); {
+		case unread != nil || now == old: // did not take effect, yet
+		case now.entry == next: // took effect, and the answer was lost
+			return now.revision, nil
+		case now.Writer == next.Writer: // an earlier write, given up, took effect
+			old = now
+		case now.revision == 0 || now.revision > old.revision:
+			return 0, fmt.Errorf("lease %q: %w", key, errTaken)
+		default: // read from a replica that lags
+		}
+		pause(ctx, o.poll())
+		if ctx.Err() != nil {
+			return 0, fmt.Errorf("write lease %q: %w", key, err)
+		}
+	}
+}
+
+func (o *Owner) put(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, o.cfg.Lease/6)
+	defer cancel()
+	if revision == 0 {
+		return o.kv.Create(ctx, key, value)
+	}
+	return o.kv.Update(ctx, key, value, revision)
+}
+
+// pause waits for d or the end of ctx.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,446 @@
+package owner
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/queuetest"
+)
+
+const lease = 15 * time.Second
+
+// run runs a claim until the returned function is called. Each tenure is sent
+// to the channel; its work lasts until its context ends.
+func run(t *testing.T, o *Owner, claim Claim) (tenures <-chan *Tenure, causes <-chan error, stop func()) {
+	t.Helper()
+	began, ended := make(chan *Tenure, 100), make(chan error, 100)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err := o.Run(ctx, claim, func(ctx context.Context, tn *Tenure) error {
+			began <- tn
+			<-ctx.Done()
+			ended <- context.Cause(ctx)
+			return nil
+		})
+		if err != nil {
+			t.Errorf("Run = %v", err)
+		}
+	}()
+	return began, ended, func() {
+		cancel()
+		<-done
+	}
+}
+
+func (m *memory) entry(t *testing.T, key string) entry {
+	t.Helper()
+	e, err := m.Get(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got entry
+	if err := json.Unmarshal(e.Value(), &got); err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func TestReleaseIsWrittenAndTakenAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		claim := Claim{"acme", []string{"one"}}
+		first, _, stopFirst := run(t, New(m, Config{ID: "first", Lease: lease}, discard()), claim)
+		a := <-first
+		second, _, stopSecond := run(t, New(m, Config{ID: "second", Lease: lease}, discard()), claim)
+		time.Sleep(10 * lease) // virtual: the first renews all the while
+		select {
+		case <-second:
+			t.Fatal("two owners")
+		default:
+		}
+		if !a.Allows(lease / 3) {
+			t.Error("the owner has no lease left for a third of it")
+		}
+		stopFirst()
+		for _, key := range []string{"account.acme", "destination.one"} {
+			if e := m.entry(t, key); !e.Released || e.Owner != "first" {
+				t.Errorf("%s after release: %+v", key, e)
+			}
+		}
+		began := time.Now()
+		b := <-second
+		if took := time.Since(began); took > 300*time.Millisecond {
+			t.Errorf("takeover of a released lease took %v", took)
+		}
+		if a.Allows(0) || !b.Allows(0) {
+			t.Errorf("allowed: old %t, new %t", a.Allows(0), b.Allows(0))
+		}
+		if b.Epoch() != a.Epoch()+1 {
+			t.Errorf("epoch %d after %d", b.Epoch(), a.Epoch())
+		}
+		stopSecond()
+	})
+}
+
+// A crash costs the lease and little more; not less.
+func TestCrashCostsTheLease(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		claim := Claim{Account: "acme"}
+		l := newLink(m, time.Second, 1)
+		first, causes, stopFirst := run(t, New(l, Config{ID: "first", Lease: lease}, discard()), claim)
+		a := <-first
+		second, _, stopSecond := run(t, New(m, Config{ID: "second", Lease: lease}, discard()), claim)
+		time.Sleep(lease/3 + time.Millisecond) // virtual; just renewed
+		resume := l.pause()
+		began := time.Now()
+		time.Sleep(lease - lease/20) // virtual
+		if a.Allows(0) {
+			t.Error("the owner uses up the margin for clocks that differ in speed")
+		}
+		if err := <-causes; !errors.Is(err, ErrLost) {
+			t.Errorf("work ended with %v, want %v", err, ErrLost)
+		}
+		<-a.Lost()
+		if took := time.Since(began); took > lease {
+			t.Errorf("the owner fenced itself after %v", took)
+		}
+		b := <-second
+		if took := time.Since(began); took < lease-lease/20 || took > lease+500*time.Millisecond {
+			t.Errorf("takeover after %v, want the lease and at most half a second", took)
+		}
+		resume()
+		stopFirst()
+		if !b.Allows(0) {
+			t.Error("the late owner has hurt the new one")
+		}
+		stopSecond()
+	})
+}
+
+// A lease is worth what its owner was told, also to a challenger with a
+// shorter one.
+func TestChallengerWaitsForTheOwnersLease(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		claim := Claim{Account: "acme"}
+		l := newLink(m, time.Second, 1)
+		first, _, stopFirst := run(t, New(l, Config{ID: "first", Lease: 4 * lease}, discard()), claim)
+		<-first
+		resume := l.pause()
+		began := time.Now()
+		second, _, stopSecond := run(t, New(m, Config{ID: "second", Lease: lease}, discard()), claim)
+		<-second
+		if took := time.Since(began); took < 4*lease {
+			t.Errorf("takeover after %v of a lease of %v", took, 4*lease)
+		}
+		resume()
+		stopFirst()
+		stopSecond()
+	})
+}
+
+func TestEitherClockFences(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name string
+		step time.Duration // of the wall clock
+		want bool
+	}{
+		{"wall clock set back", -time.Hour, true},
+		{"wall clock a little ahead", time.Second, true},
+		{"suspended: the wall clock went on alone", time.Hour, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p := newProcess(newMemory(), "a", Claim{Account: "acme"}, 1)
+				first, causes, stop := run(t, p.owner, p.claim)
+				tn := <-first
+				p.stepWall(tt.step)
+				if got := tn.Allows(0); got != tt.want {
+					t.Errorf("Allows = %t, want %t", got, tt.want)
+				}
+				time.Sleep(modelLease / 4) // virtual; before the next renewal
+				select {
+				case err := <-causes:
+					if tt.want || !errors.Is(err, ErrLost) {
+						t.Errorf("work ended with %v", err)
+					}
+				default:
+					if !tt.want {
+						t.Error("work goes on")
+					}
+				}
+				stop()
+			})
+		})
+	}
+}
+
+func TestWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLink(newMemory(), time.Second, 1)
+		first, _, stop := run(t, New(l, Config{Lease: lease}, discard()), Claim{Account: "acme"})
+		tn := <-first
+		time.Sleep(lease / 6) // virtual
+		long := lease - lease/10
+		if tn.Allows(long) {
+			t.Fatalf("Allows(%v) long after the renewal", long)
+		}
+		if err := tn.Wait(t.Context(), long); err != nil || !tn.Allows(long) {
+			t.Errorf("Wait = %v, Allows %t after it", err, tn.Allows(long))
+		}
+		if err := tn.Wait(t.Context(), lease); err == nil || !strings.Contains(err.Error(), "lengthen the lease") {
+			t.Errorf("Wait for a whole lease = %v, want a refusal", err)
+		}
+		resume := l.pause()
+		time.Sleep(lease / 6) // virtual
+		cause := errors.New("stopping")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		time.AfterFunc(lease/3, func() { cancel(cause) })
+		if err := tn.Wait(ctx, long); !errors.Is(err, cause) {
+			t.Errorf("Wait = %v, want the cause of its context", err)
+		}
+		if err := tn.Wait(t.Context(), long); !errors.Is(err, ErrLost) {
+			t.Errorf("Wait = %v, want %v", err, ErrLost)
+		}
+		resume()
+		stop()
+	})
+}
+
+// Work that winds up after the end of its context still owns the account.
+func TestLeaseLastsWhileWorkWindsUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		claim := Claim{Account: "acme"}
+		ctx, cancel := context.WithCancel(t.Context())
+		began, done := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(done)
+			err := New(m, Config{Lease: lease}, discard()).Run(ctx, claim, func(ctx context.Context, tn *Tenure) error {
+				close(began)
+				<-ctx.Done()
+				for range 20 {
+					time.Sleep(lease / 2) // virtual
+					if !tn.Allows(lease / 3) {
+						t.Error("the lease ran out")
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				t.Errorf("Run = %v", err)
+			}
+		}()
+		<-began
+		cancel()
+		second, _, stop := run(t, New(m, Config{Lease: lease}, discard()), claim)
+		<-second
+		<-done
+		stop()
+	})
+}
+
+// A destination may have moved between accounts: its new owner waits for the
+// old one, and keeps the account meanwhile.
+func TestContendedDestination(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		first, _, stopFirst := run(t, New(m, Config{Lease: lease}, discard()), Claim{"acme", []string{"one", "two"}})
+		<-first
+		second, _, stopSecond := run(t, New(m, Config{Lease: lease}, discard()), Claim{"bolt", []string{"two"}})
+		third, _, stopThird := run(t, New(m, Config{Lease: lease}, discard()), Claim{Account: "cato"})
+		<-third
+		time.Sleep(5 * lease) // virtual
+		select {
+		case <-second:
+			t.Error("a destination has two owners")
+		default:
+		}
+		if e := m.entry(t, "account.bolt"); e.Released {
+			t.Error("the account is not kept")
+		}
+		stopFirst()
+		<-second
+		stopSecond()
+		stopThird()
+	})
+}
+
+func TestWorkThatFailsIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var epochs []uint64
+		began := time.Now()
+		err := New(newMemory(), Config{Lease: lease}, discard()).Run(ctx, Claim{Account: "acme"}, func(_ context.Context, tn *Tenure) error {
+			epochs = append(epochs, tn.Epoch())
+			if len(epochs) == 5 {
+				cancel()
+			}
+			return errors.New("broken")
+		})
+		if err != nil || len(epochs) != 5 {
+			t.Errorf("Run = %v after %d tenures", err, len(epochs))
+		}
+		if took := time.Since(began); took < lease {
+			t.Errorf("five failures within %v: no pause between them", took)
+		}
+	})
+}
+
+// An entry that was deleted is noticed at the next renewal.
+func TestDeletedEntryEndsTheTenure(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		first, causes, stop := run(t, New(m, Config{Lease: lease}, discard()), Claim{Account: "acme"})
+		a := <-first
+		began := time.Now()
+		m.delete("account.acme")
+		if err := <-causes; !errors.Is(err, ErrLost) {
+			t.Errorf("work ended with %v, want %v", err, ErrLost)
+		}
+		if took := time.Since(began); took > lease/3+time.Second {
+			t.Errorf("noticed after %v", took)
+		}
+		if b := <-first; b.Epoch() <= a.Epoch() {
+			t.Errorf("epoch %d after %d: it must grow when the bucket was lost", b.Epoch(), a.Epoch())
+		}
+		stop()
+	})
+}
+
+// A write that takes effect after it was given up must not be taken for the
+// next one: it would be trusted from the next one's time on, while challengers
+// count from its own.
+func TestLateWriteIsNotTrustedAnew(t *testing.T) {
+	t.Parallel()
+	const key = "account.acme"
+	tests := []struct {
+		name string
+		// try writes key, where seen is released.
+		try   func(ctx context.Context, h *holding, seen stored) error
+		first bool // the late write is the first of the tenure
+	}{
+		{"renewal", func(ctx context.Context, h *holding, _ stored) error {
+			return h.rewrite(ctx, h.grips[0], h.grips[0].now.entry)
+		}, false},
+		{"takeover", func(ctx context.Context, h *holding, seen stored) error { return h.grab(ctx, key, seen) }, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				l := &late{memory: newMemory()}
+				o := New(l, Config{Lease: lease}, discard())
+				h := &holding{owner: o, tenure: newTenure(o.clock, lease), writer: "me"}
+				if _, err := l.Create(t.Context(), key, []byte(`{"writer":"another","released":true}`)); err != nil {
+					t.Fatal(err)
+				}
+				seen, err := o.read(t.Context(), key)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !tt.first {
+					if err := h.grab(t.Context(), key, seen); err != nil {
+						t.Fatal(err)
+					}
+				}
+				l.silent = true
+				ctx, cancel := context.WithTimeout(t.Context(), lease/3)
+				defer cancel()
+				if err := tt.try(ctx, h, seen); err == nil {
+					t.Fatal("a write without an answer succeeded")
+				}
+				if _, err := l.deliver(); err != nil {
+					t.Fatal(err)
+				}
+				l.silent = false
+				time.Sleep(time.Second) // virtual
+				if err := tt.try(t.Context(), h, seen); err != nil {
+					t.Fatal(err)
+				}
+				l.mu.Lock()
+				written := l.entries[key].at
+				l.mu.Unlock()
+				if sent := h.grips[0].sent.wall; written.Before(sent) {
+					t.Errorf("a write of %v is trusted from %v on", written, sent)
+				}
+			})
+		})
+	}
+}
+
+func TestClaimMustBeKeys(t *testing.T) {
+	t.Parallel()
+	for _, claim := range []Claim{{}, {Account: "a b"}, {Account: "acme", Destinations: []string{"*"}}, {Account: "a..b"}, {Account: "acme", Destinations: []string{""}}} {
+		err := New(newMemory(), Config{}, discard()).Run(t.Context(), claim, nil)
+		if err == nil || !strings.Contains(err.Error(), "not a key") {
+			t.Errorf("Run of %+v = %v, want a refusal", claim, err)
+		}
+	}
+}
+
+// The same against the real bucket: release, crash, and a broker that is away.
+func TestRealBucket(t *testing.T) {
+	t.Parallel()
+	const short = 2 * time.Second
+	s := queuetest.Start(t)
+	p := queuetest.StartProxy(t, s.URL)
+	s.Conn(t)
+	start := func(url, id string) (<-chan *Tenure, <-chan error, func()) {
+		kv, err := queuetest.Connect(t, url).JS.KeyValue(t.Context(), broker.BucketOwners)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return run(t, New(kv, Config{ID: id, Lease: short}, discard()), Claim{"sftp.acme_example-com", []string{"acme", "acme-2"}})
+	}
+	first, _, stopFirst := start(s.URL, "first")
+	a := <-first
+	second, causes, stopSecond := start(p.URL, "second")
+	stopFirst()
+	b := <-second
+	if a.Allows(0) || b.Epoch() != a.Epoch()+1 {
+		t.Errorf("after release: old allowed %t, epoch %d after %d", a.Allows(0), b.Epoch(), a.Epoch())
+	}
+	// Renewals find their way over a cut and a restart.
+	p.Cut()
+	s.Restart()
+	time.Sleep(short) // longer than one renewal; nothing to wait for
+	select {
+	case err := <-causes:
+		t.Logf("lost over a restart on a busy machine: %v", err)
+		b = <-second
+	default:
+	}
+	third, _, stopThird := start(s.URL, "third")
+	p.Down()
+	if err := <-causes; !errors.Is(err, ErrLost) {
+		t.Errorf("work without a broker ended with %v, want %v", err, ErrLost)
+	}
+	c := <-third
+	if b.Allows(0) || !c.Allows(0) || c.Epoch() <= b.Epoch() {
+		t.Errorf("after a crash: allowed %t and %t, epoch %d after %d", b.Allows(0), c.Allows(0), c.Epoch(), b.Epoch())
+	}
+	p.Up()
+	stopSecond()
+	stopThird()
+}
