@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"testing"
 	"time"
 
@@ -32,21 +33,31 @@ type Server struct {
 	t    testing.TB
 	port int
 	nats *server.Server
+
+	// Set in a cluster.
+	name      string
+	routePort int
+	cluster   []*url.URL // routes to all members
 }
 
 // Start runs a server until the end of the test.
 func Start(t testing.TB) *Server {
 	t.Helper()
-	s := &Server{t: t, Dir: t.TempDir(), port: server.RANDOM_PORT}
-	s.start()
+	s := &Server{Dir: t.TempDir(), t: t, port: server.RANDOM_PORT}
+	s.run()
 	s.port = s.nats.Addr().(*net.TCPAddr).Port
 	s.URL = fmt.Sprintf("nats://127.0.0.1:%d", s.port)
-	t.Cleanup(s.Stop)
 	return s
 }
 
-func (s *Server) start() {
+// run starts the server and has it end with the test.
+func (s *Server) run() {
 	s.t.Helper()
+	s.start()
+	s.t.Cleanup(s.Stop)
+}
+
+func (s *Server) options() *server.Options {
 	opts := &server.Options{
 		ServerName: "queuetest",
 		Host:       "127.0.0.1",
@@ -60,10 +71,20 @@ func (s *Server) start() {
 		NoLog:              true,
 		NoSigs:             true,
 	}
+	if s.cluster != nil {
+		opts.ServerName = s.name
+		opts.Cluster = server.ClusterOpts{Name: "queuetest", Host: "127.0.0.1", Port: s.routePort}
+		opts.Routes = s.cluster
+	}
+	return opts
+}
+
+func (s *Server) start() {
+	s.t.Helper()
 	// A port that was just released may still be taken for a moment.
 	deadline := time.Now().Add(readyTimeout)
 	for {
-		n, err := server.NewServer(opts)
+		n, err := server.NewServer(s.options())
 		if err != nil {
 			s.t.Fatalf("new nats-server: %v", err)
 		}

@@ -1,0 +1,89 @@
+package queuetest
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"attentive.internal/pkg/broker"
+)
+
+// Cluster is three brokers that keep everything three times.
+type Cluster struct {
+	// URL lists the addresses of all members.
+	URL     string
+	Members []*Server
+}
+
+// StartCluster runs a cluster until the end of the test.
+func StartCluster(t testing.TB) *Cluster {
+	t.Helper()
+	const members = 3
+	ports := freePorts(t, 2*members)
+	c := &Cluster{}
+	var routes []*url.URL
+	for _, port := range ports[members:] {
+		routes = append(routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("127.0.0.1:%d", port)})
+	}
+	var urls []string
+	for i := range members {
+		s := &Server{
+			URL: fmt.Sprintf("nats://127.0.0.1:%d", ports[i]), Dir: t.TempDir(),
+			t: t, port: ports[i], name: fmt.Sprintf("member-%d", i), routePort: ports[members+i], cluster: routes,
+		}
+		s.run()
+		urls = append(urls, s.URL)
+		c.Members = append(c.Members, s)
+	}
+	c.URL = strings.Join(urls, ",")
+	c.AwaitLeader()
+	return c
+}
+
+// AwaitLeader returns once the running members agree on a leader.
+func (c *Cluster) AwaitLeader() {
+	t := c.Members[0].t
+	t.Helper()
+	for deadline := time.Now().Add(readyTimeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		for _, s := range c.Members {
+			if s.nats.Running() && s.nats.JetStreamIsLeader() {
+				return
+			}
+		}
+	}
+	t.Fatalf("cluster: no leader within %v", readyTimeout)
+}
+
+// Conn returns a connection of its own, closed at the end of the test, to a
+// cluster in which everything is ensured with three replicas.
+func (c *Cluster) Conn(t testing.TB) *broker.Conn {
+	t.Helper()
+	conn := Connect(t, c.URL)
+	var err error
+	for deadline := time.Now().Add(readyTimeout); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		// A new cluster has a leader before it has all its members.
+		if err = conn.Ensure(t.Context(), broker.Settings{Replicas: len(c.Members)}); err == nil {
+			return conn
+		}
+	}
+	t.Fatal(err)
+	return nil
+}
+
+// freePorts returns ports on which nobody listens.
+func freePorts(t testing.TB, n int) []int {
+	t.Helper()
+	var ports []int
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	}
+	return ports
+}
