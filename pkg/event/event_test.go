@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -231,4 +232,36 @@ func TestPublishOutlivesItsContext(t *testing.T) {
 	cancel()
 	event.NewPublisher(c, slog.New(slog.DiscardHandler)).Publish(ctx, contract.Segment, of(succeeded))
 	want(t, following(bounded(t), t, c, func([]attentivev1.JobState) {}), succeeded)
+}
+
+// The broker passes an event on before it has stored it: whoever looks at once
+// finds nothing, and must look again soon.
+func TestFollowIsPrompt(t *testing.T) {
+	t.Parallel()
+	c := queuetest.Start(t).Conn(t)
+	p := event.NewPublisher(c, slog.New(slog.DiscardHandler))
+	ctx := bounded(t)
+	const events = 100
+	next := make(chan attentivev1.JobState, 1)
+	var publishing sync.WaitGroup
+	publishing.Go(func() {
+		for state := range next {
+			p.Publish(ctx, contract.Segment, of(state))
+		}
+	})
+	begin := time.Now()
+	next <- received
+	following(ctx, t, c, func(states []attentivev1.JobState) {
+		switch {
+		case len(states) < events:
+			next <- uploading
+		case len(states) == events:
+			next <- succeeded
+		}
+	})
+	close(next)
+	publishing.Wait()
+	if took := time.Since(begin); took > events*100*time.Millisecond {
+		t.Errorf("%d events took %v to be seen, want a tenth of a second each at most", events, took)
+	}
 }

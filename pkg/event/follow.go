@@ -16,9 +16,14 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// lookEvery is how often a follower looks for what it was not woken for, and
-// how long the ledger may be ahead of the events before it is believed.
-const lookEvery = 2 * time.Second
+const (
+	// lookEvery is how often a follower looks for what it was not woken for, and
+	// how long the ledger may be ahead of the events before it is believed.
+	lookEvery = 2 * time.Second
+	// lookSoon is when it first looks again, and after each waking: the broker
+	// passes an event on before it has stored it.
+	lookSoon = 5 * time.Millisecond
+)
 
 // Follow yields the events of a job from the first that is stored, then as
 // they come, and ends after one of a terminal state that nothing follows. It
@@ -76,6 +81,7 @@ func (f *follower) subject() string {
 
 // next returns the next event, or nil when there will be none.
 func (f *follower) next(ctx context.Context) (*attentivev1.JobEvent, error) {
+	wait := lookSoon
 	for {
 		e, err := f.stored(ctx)
 		switch {
@@ -99,7 +105,9 @@ func (f *follower) next(ctx context.Context) (*attentivev1.JobEvent, error) {
 		select {
 		case <-ctx.Done():
 		case <-f.wake:
-		case <-time.After(lookEvery):
+			wait = lookSoon
+		case <-time.After(wait):
+			wait = min(2*wait, lookEvery)
 		}
 	}
 }
