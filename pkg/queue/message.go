@@ -51,7 +51,8 @@ const (
 	queued   state = iota // received, not handed over
 	held                  // handed over
 	finished              // acknowledged by the owner, not confirmed by the broker
-	settled               // no longer in the queue
+	orphaned              // handed over, and no longer in the queue
+	settled               // no longer in the queue, nor in the owner's hands
 )
 
 // position returns where m is in the stream.
@@ -76,6 +77,9 @@ func (m *Message) notify() {
 func (m *Message) Ack(ctx context.Context) error {
 	c := m.consumer
 	c.mu.Lock()
+	if m.state == orphaned {
+		c.settle(m)
+	}
 	if m.state == settled {
 		c.mu.Unlock()
 		return nil
@@ -164,18 +168,21 @@ func (c *Consumer) acknowledge(ctx context.Context, m *Message) bool {
 	return true
 }
 
-// settle forgets m, which is no longer in the queue; the lock is held.
+// settle forgets m, which is no longer in the queue; the lock is held. Its slot
+// is free once the owner has let go of it too.
 func (c *Consumer) settle(m *Message) {
-	if m.state == settled {
-		return
-	}
-	if m.state != queued {
-		c.held--
-		hint(c.ready)
-	}
-	m.state = settled
 	if c.known[m.Sequence] == m {
 		delete(c.known, m.Sequence)
 	}
+	switch m.state {
+	case held:
+		m.state = orphaned
+		return
+	case finished, orphaned:
+		c.held--
+		hint(c.ready)
+	case queued, settled:
+	}
+	m.state = settled
 	m.notify()
 }

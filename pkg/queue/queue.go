@@ -95,7 +95,7 @@ type Consumer struct {
 	known map[uint64]*Message
 	// queue holds the messages queued, in stream order.
 	queue []*Message
-	// held counts the messages held and finished.
+	// held counts the messages held, finished and orphaned.
 	held int
 	// session is the latest one.
 	session *session
