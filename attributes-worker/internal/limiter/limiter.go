@@ -26,7 +26,6 @@ import (
 	"container/list"
 	"context"
 	"fmt"
-	"math"
 	"sync"
 	"time"
 
@@ -58,6 +57,7 @@ type Limiter struct {
 	mu          sync.Mutex // guards what follows
 	waiting     list.List  // of chan struct{}, in order of arrival; closed to grant
 	bucket      *rate.Limiter
+	turn        *rate.Reservation // of the first who waits; nil when nobody does
 	sends       window
 	limit       int     // calls a second: the ceiling, or less when the server says so
 	share       float64 // of limit, (0, 1]: below 1 while recovering from a refusal
@@ -90,13 +90,7 @@ func New(perSecond int) *Limiter {
 // limit to the full until this very moment: whoever owned the account before
 // may have done so.
 func (l *Limiter) Run(ctx context.Context) error {
-	l.mu.Lock()
-	now := time.Now()
-	l.bucket = rate.NewLimiter(l.rate(), 1)
-	l.bucket.AllowN(now, 1)
-	l.sends.assume(now.Add(margin), time.Duration(float64(time.Second)/(used*float64(l.limit))))
-	l.mu.Unlock()
-
+	l.start()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -110,10 +104,25 @@ func (l *Limiter) Run(ctx context.Context) error {
 	}
 }
 
+func (l *Limiter) start() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	l.bucket, l.turn = rate.NewLimiter(l.rate(), 1), nil
+	l.bucket.AllowN(now, 1)
+	// Sends are late by up to a turn, and by what the margin allows for.
+	every := time.Duration(float64(time.Second) / (used * float64(l.limit)))
+	l.sends.assume(now.Add(every+margin), every)
+}
+
 // idle is how long Run sleeps when nobody waits; a new waiter wakes it.
 const idle = time.Hour
 
 // dispatch grants turns that are due and returns when the next one will be.
+//
+// The next turn is reserved before it is due, at the time that follows from the
+// last one: granted a little late, as timers are, it does not put off those
+// after it.
 func (l *Limiter) dispatch() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -122,16 +131,29 @@ func (l *Limiter) dispatch() time.Duration {
 	for {
 		first := l.waiting.Front()
 		if first == nil {
+			l.unreserve(now)
 			return idle
 		}
 		if wait := max(l.pausedUntil.Sub(now), l.sends.wait(now, l.limit)); wait > 0 {
 			return wait
 		}
-		if !l.bucket.AllowN(now, 1) {
-			missing := (1 - l.bucket.TokensAt(now)) / float64(l.bucket.Limit())
-			return time.Duration(math.Ceil(missing * float64(time.Second)))
+		if l.turn == nil {
+			l.turn = l.bucket.ReserveN(now, 1)
 		}
+		if wait := l.turn.DelayFrom(now); wait > 0 {
+			return wait
+		}
+		l.turn = nil
 		close(l.waiting.Remove(first).(chan struct{}))
+	}
+}
+
+// unreserve gives a turn that is not due yet back to the bucket. The caller
+// holds mu.
+func (l *Limiter) unreserve(now time.Time) {
+	if l.turn != nil {
+		l.turn.CancelAt(now)
+		l.turn = nil
 	}
 }
 
@@ -162,6 +184,9 @@ func (l *Limiter) Acquire(ctx context.Context) error {
 		return nil
 	default:
 		l.waiting.Remove(place)
+		if l.waiting.Len() == 0 {
+			l.notify() // the turn reserved for us is nobody's
+		}
 		return ctx.Err()
 	}
 }
@@ -218,15 +243,20 @@ func (l *Limiter) Observe(perSecond int) {
 		return
 	}
 	l.mu.Lock()
-	changed := l.limit != perSecond
-	if changed {
+	defer l.mu.Unlock()
+	if l.limit != perSecond {
 		l.limit = perSecond
-		l.bucket.SetLimit(l.rate())
+		l.changeRate(time.Now())
 	}
-	l.mu.Unlock()
-	if changed {
-		l.notify()
+}
+
+// changeRate makes the bucket follow limit and share. The caller holds mu.
+func (l *Limiter) changeRate(now time.Time) {
+	if l.turn != nil && l.turn.DelayFrom(now) > 0 {
+		l.unreserve(now)
 	}
+	l.bucket.SetLimitAt(now, l.rate())
+	l.notify()
 }
 
 // Throttled says that the server has refused a call for coming too soon. The
@@ -247,7 +277,7 @@ func (l *Limiter) Throttled(wait time.Duration) {
 	}
 	l.cut = now
 	l.share = max(l.share/2, 1/float64(l.limit))
-	l.bucket.SetLimit(l.rate())
+	l.changeRate(now)
 }
 
 // recover grows the share back for each whole second since it last changed.
@@ -262,7 +292,7 @@ func (l *Limiter) recover(now time.Time) {
 	}
 	l.grown = l.grown.Add(steps * recoverEvery)
 	l.share = min(1, l.share+float64(steps)*recoverShare)
-	l.bucket.SetLimit(l.rate())
+	l.changeRate(now)
 }
 
 // rate is what the bucket hands out a second. The caller holds mu.
