@@ -250,11 +250,9 @@ func (l *Limiter) Observe(perSecond int) {
 	}
 }
 
-// changeRate makes the bucket follow limit and share. The caller holds mu.
+// changeRate makes the bucket follow limit and share; the one turn that may be
+// reserved stays as it is. The caller holds mu.
 func (l *Limiter) changeRate(now time.Time) {
-	if l.turn != nil && l.turn.DelayFrom(now) > 0 {
-		l.unreserve(now)
-	}
 	l.bucket.SetLimitAt(now, l.rate())
 	l.notify()
 }
