@@ -2,6 +2,7 @@ package queuetest
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -56,7 +57,7 @@ type Trip struct {
 // StartTripwire runs a tripwire to the server at url until the end of the test.
 func StartTripwire(t testing.TB, url string, trip Trip) *Tripwire {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // ends with the test
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +69,7 @@ func StartTripwire(t testing.TB, url string, trip Trip) *Tripwire {
 		at:     trip.At,
 		conns:  make(map[net.Conn]struct{}),
 	}
-	w.work.Go(func() { w.serve(l) })
+	w.work.Go(func() { w.serve(t.Context(), l) })
 	t.Cleanup(func() {
 		if err := l.Close(); err != nil {
 			t.Errorf("close tripwire: %v", err)
@@ -91,7 +92,7 @@ func (w *Tripwire) Seen() int {
 	return w.seen
 }
 
-func (w *Tripwire) serve(l net.Listener) {
+func (w *Tripwire) serve(ctx context.Context, l net.Listener) {
 	for {
 		client, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -100,7 +101,7 @@ func (w *Tripwire) serve(l net.Listener) {
 		if err != nil {
 			continue
 		}
-		server, err := net.Dial("tcp", w.target) //nolint:noctx // loopback, at once
+		server, err := (&net.Dialer{}).DialContext(ctx, "tcp", w.target)
 		if err != nil {
 			reset(client)
 			continue
