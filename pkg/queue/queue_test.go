@@ -343,6 +343,7 @@ func TestGapIsNotPassed(t *testing.T) {
 	if err := c.NC.PublishRequest(next, thief.Subject, []byte(`{"batch":2,"expires":30000000000}`)); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "the broker knows both requests", func() bool { return info(t, c).NumWaiting == 2 })
 	publish(t, c, 3, 30)
 	ack(t, w.expect(3, 30)...)
 	if n, _, err := thief.Pending(); err != nil || n == 0 {
