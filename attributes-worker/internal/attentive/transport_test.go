@@ -49,6 +49,19 @@ func listen(t *testing.T, handle func(net.Conn)) (base string) {
 	return "http://" + l.Addr().String()
 }
 
+// unused returns an address on which nobody listens.
+func unused(t *testing.T) (base string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return "http://" + l.Addr().String()
+}
+
 // readRequest takes one request off the connection.
 func readRequest(c net.Conn) error {
 	r, err := http.ReadRequest(bufio.NewReader(c))
@@ -67,76 +80,56 @@ func subscribe(ctx context.Context, c *Client) error {
 func TestOutcomeOfCallsWithoutAnswer(t *testing.T) {
 	t.Parallel()
 	refuse := errors.New("fenced")
+	// What a connection meets; a gate that refuses comes before it.
+	accepts := func(c net.Conn) {
+		_ = readRequest(c)
+		_, _ = io.WriteString(c, "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")
+	}
 	tests := []struct {
-		name  string
-		base  func(t *testing.T) string
-		gate  Gate
-		class fault.Class
-		known bool
-		says  string
+		name   string
+		scheme string
+		meets  func(net.Conn) // nil: nobody listens
+		gate   Gate
+		class  fault.Class
+		known  bool
+		says   string
 	}{
+		{"refused dial", "http:", nil, nil, fault.Retryable, true, "connection refused"},
 		{
-			"refused dial",
-			func(t *testing.T) string {
-				l, err := net.Listen("tcp", "127.0.0.1:0")
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer l.Close() //nolint:errcheck // only its address is wanted
-				return "http://" + l.Addr().String()
-			},
-			nil, fault.Retryable, true, "connection refused",
-		},
-		{
-			"failed TLS handshake",
-			func(t *testing.T) string {
-				return strings.Replace(listen(t, func(c net.Conn) { _, _ = io.WriteString(c, "not TLS at all\n") }), "http:", "https:", 1)
-			},
+			"failed TLS handshake", "https:",
+			func(c net.Conn) { _, _ = io.WriteString(c, "not TLS at all\n") },
 			nil, fault.Retryable, true, "tls",
 		},
 		{
-			"cut after the request",
-			func(t *testing.T) string {
-				return listen(t, func(c net.Conn) {
-					if err := readRequest(c); err != nil {
-						t.Errorf("read request: %v", err)
-					}
-				})
-			},
+			"cut after the request", "http:",
+			func(c net.Conn) { _ = readRequest(c) },
 			nil, fault.Retryable, false, "EOF",
 		},
 		{
-			"time-out",
-			func(t *testing.T) string {
-				return listen(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
-			},
+			"time-out", "http:",
+			func(c net.Conn) { _, _ = io.Copy(io.Discard, c) },
 			nil, fault.Retryable, false, "timed out",
 		},
 		{
-			"an answer that is none",
-			func(t *testing.T) string {
-				return listen(t, func(c net.Conn) {
-					_ = readRequest(c)
-					_, _ = io.WriteString(c, "ann@example.com says hello\r\n\r\n")
-				})
+			"an answer that is none", "http:",
+			func(c net.Conn) {
+				_ = readRequest(c)
+				_, _ = io.WriteString(c, "ann@example.com says hello\r\n\r\n")
 			},
 			nil, fault.Retryable, false, "malformed",
 		},
 		{
-			"the gate refuses",
-			func(t *testing.T) string { return serve(t, answer(202, "")).URL },
+			"the gate refuses", "http:", accepts,
 			func(context.Context, func() error) error { return refuse },
 			fault.Retryable, true, "fenced",
 		},
 		{
-			"the gate refuses with a class",
-			func(t *testing.T) string { return serve(t, answer(202, "")).URL },
+			"the gate refuses with a class", "http:", accepts,
 			func(context.Context, func() error) error { return fault.Interruptedf("lease: %w", refuse) },
 			fault.Interrupted, true, "lease: fenced",
 		},
 		{
-			"the gate waits until the time-out",
-			func(t *testing.T) string { return serve(t, answer(202, "")).URL },
+			"the gate waits until the time-out", "http:", accepts,
 			func(ctx context.Context, _ func() error) error { <-ctx.Done(); return ctx.Err() },
 			fault.Retryable, true, "deadline exceeded",
 		},
@@ -144,7 +137,11 @@ func TestOutcomeOfCallsWithoutAnswer(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			c := dial(t, Config{BaseURL: tt.base(t), Timeout: 500 * time.Millisecond})
+			base := unused(t)
+			if tt.meets != nil {
+				base = listen(t, tt.meets)
+			}
+			c := dial(t, Config{BaseURL: strings.Replace(base, "http:", tt.scheme, 1), Timeout: 500 * time.Millisecond})
 			if tt.gate != nil {
 				c = c.Through(tt.gate)
 			}
@@ -213,8 +210,8 @@ func TestNothingIsWrittenAfterTheCall(t *testing.T) {
 		t.Fatal("sent without a write")
 	}
 	client, server := net.Pipe()
-	defer client.Close() //nolint:errcheck // a pipe
-	_ = server.Close()   // what is written after all fails otherwise than it should
+	defer client.Close()
+	_ = server.Close() // what is written after all fails otherwise than it should
 	if _, err := x.write(client, []byte("late")); !errors.Is(err, errClosed) {
 		t.Errorf("write after the end of the call: %v, want %v", err, errClosed)
 	}

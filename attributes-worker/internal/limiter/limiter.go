@@ -284,11 +284,11 @@ func (l *Limiter) recover(now time.Time) {
 	if l.share >= 1 {
 		return
 	}
-	steps := now.Sub(l.grown) / recoverEvery
+	steps := int64(now.Sub(l.grown) / recoverEvery)
 	if steps < 1 {
 		return
 	}
-	l.grown = l.grown.Add(steps * recoverEvery)
+	l.grown = l.grown.Add(time.Duration(steps) * recoverEvery)
 	l.share = min(1, l.share+float64(steps)*recoverShare)
 	l.changeRate(now)
 }
