@@ -174,7 +174,8 @@ func (c *Client) Unsubscribe(ctx context.Context, u Unsubscribe) (Result, error)
 }
 
 // Subscriptions returns for which subscriptions a user may be sent messages. The
-// user is named by phone or by e-mail, not by both.
+// user is named by phone or by e-mail, not by both. For somebody it does not know
+// the API may answer 404: an error, with that status in the Result.
 func (c *Client) Subscriptions(ctx context.Context, user User) ([]Eligibility, Result, error) {
 	request := call{method: http.MethodGet, path: "/v1/subscriptions", secrets: secretsOf(user, ExternalIDs{})}
 	switch {
