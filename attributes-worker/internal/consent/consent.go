@@ -1,0 +1,259 @@
+// Package consent remembers what was last sent of each person's consent, so that
+// nobody is texted twice.
+//
+// A repeated subscribe or unsubscribe texts the person again, and the API knows
+// no idempotency key. So before each call the ledger is asked, and an intent is
+// written; after the answer the intent becomes accepted, or is taken back when
+// the call certainly had no effect. An intent without an answer is an outcome
+// that nobody knows: it is looked up, never simply tried again.
+//
+//	          Begin            Accept
+//	(nothing) ─────▶ intent ──────────▶ accepted ─── Begin ──▶ intent ...
+//	    ▲              │ │
+//	    └── Abandon ───┘ └── GiveUp ──▶ unknown
+//
+// The entry of a person lives in the KV bucket attentive_consent under a keyed
+// hash of account, person, channel and type. Of two operations the one published
+// later is newer: places are sequences of one incarnation of the stream of
+// profiles. Changes are compare-and-set; the caller keeps two operations of one
+// person from running at a time in this process.
+package consent
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"attentive.internal/pkg/cas"
+)
+
+// Operation is what is done to a subscription.
+type Operation string
+
+// The operations.
+const (
+	Subscribe   Operation = "subscribe"
+	Unsubscribe Operation = "unsubscribe"
+)
+
+// Person is one subscription of one person, as the caller knows it.
+type Person struct {
+	// Account the subscription is kept at.
+	Account string
+	// Identifier is the normalised phone number or e-mail address.
+	Identifier string
+	// Channel and Type of the subscription.
+	Channel, Type string
+}
+
+// Request is one operation that a message asks for.
+type Request struct {
+	Person    Person
+	Operation Operation
+	// Place of the message in the order of publication; it tells messages apart.
+	Place uint64
+}
+
+// Decision is what to do with a request.
+type Decision uint8
+
+const (
+	// Send means that the call is to be made. After Begin the intent is stored.
+	Send Decision = iota
+	// Superseded means that a later operation of the person has been accepted.
+	Superseded
+	// Unchanged means that the person's consent is what the request asks for.
+	Unchanged
+	// Unknown means that this operation was begun before, by this message or an
+	// earlier one, and nobody knows whether it had its effect.
+	Unknown
+	// Busy means that a later operation is under way, or an earlier opposite one
+	// has only just been begun: ask again in a while.
+	Busy
+)
+
+// String returns the name used in logs.
+func (d Decision) String() string {
+	switch d {
+	case Send:
+		return "send"
+	case Superseded:
+		return "superseded"
+	case Unchanged:
+		return "unchanged"
+	case Unknown:
+		return "unknown"
+	case Busy:
+		return "busy"
+	}
+	return fmt.Sprintf("decision(%d)", uint8(d))
+}
+
+type state string
+
+const (
+	intent   state = "intent"
+	accepted state = "accepted"
+	unknown  state = "unknown"
+)
+
+// entry is what is kept of one subscription.
+type entry struct {
+	Operation Operation `json:"operation,omitempty"`
+	State     state     `json:"state,omitempty"` // empty: nothing is known
+	Place     uint64    `json:"place,omitempty"`
+	Time      time.Time `json:"time"`
+	// Before is what was there when the intent was written.
+	Before *entry `json:"before,omitempty"`
+}
+
+// Ledger keeps entries. It is safe for concurrent use.
+type Ledger struct {
+	kv     jetstream.KeyValue
+	key    []byte
+	settle time.Duration
+}
+
+// New returns a Ledger over the bucket attentive_consent. key, 16 bytes at
+// least, is that of the hash; it must stay the same for as long as the entries
+// are kept. settle is how long a call without an answer may still take effect.
+func New(kv jetstream.KeyValue, key []byte, settle time.Duration) *Ledger {
+	return &Ledger{kv: kv, key: key, settle: settle}
+}
+
+// Look decides about r before its turn has come, and begins nothing. A request
+// that is Unchanged is remembered as the newest: what was published before it
+// is superseded from now on.
+func (l *Ledger) Look(ctx context.Context, r Request) (Decision, error) {
+	var decision Decision
+	err := cas.Change(ctx, l.kv, l.keyOf(r.Person), func(e *entry) error {
+		decision = l.decide(*e, r, time.Now())
+		return e.confirm(decision, r)
+	})
+	if err != nil {
+		return Busy, l.failed("look at", err)
+	}
+	return decision, nil
+}
+
+// confirm moves an accepted entry on to the place of a later request of the
+// same operation.
+func (e *entry) confirm(d Decision, r Request) error {
+	if d != Unchanged || r.Place <= e.Place {
+		return cas.ErrKeep
+	}
+	e.Place = r.Place
+	return nil
+}
+
+// Begin decides about r. When the decision is Send, the intent is stored, and
+// the caller makes the call and then ends the request by Accept, Abandon or, when
+// the outcome is not known and cannot be found out, GiveUp.
+func (l *Ledger) Begin(ctx context.Context, r Request) (Decision, error) {
+	var decision Decision
+	err := cas.Change(ctx, l.kv, l.keyOf(r.Person), func(e *entry) error {
+		if decision = l.decide(*e, r, time.Now()); decision != Send {
+			return e.confirm(decision, r)
+		}
+		// Also an older intent that is overtaken is kept: should this one be
+		// abandoned, its outcome is as unknown as it was.
+		var before *entry
+		if e.State != "" {
+			overtaken := *e
+			before = &overtaken
+		}
+		*e = entry{Operation: r.Operation, State: intent, Place: r.Place, Time: time.Now().UTC(), Before: before}
+		return nil
+	})
+	if err != nil {
+		return Busy, l.failed("begin", err)
+	}
+	return decision, nil
+}
+
+// decide is the table of decisions.
+func (l *Ledger) decide(e entry, r Request, now time.Time) Decision {
+	switch {
+	case e.State == "":
+		return Send
+	case e.State == accepted && e.Place > r.Place, e.State == unknown && e.Place > r.Place:
+		return Superseded
+	case e.State == accepted && e.Operation == r.Operation:
+		return Unchanged
+	case e.State == accepted:
+		return Send
+	case e.Place > r.Place:
+		return Busy
+	case e.Operation == r.Operation:
+		return Unknown
+	case now.Sub(e.Time) < l.settle:
+		return Busy // the call may still be under way: ours must come after it
+	}
+	return Send
+}
+
+// Since returns when the operation that r found Unknown was begun.
+func (l *Ledger) Since(ctx context.Context, r Request) (time.Time, error) {
+	e, _, err := cas.Load[entry](ctx, l.kv, l.keyOf(r.Person))
+	if err != nil {
+		return time.Time{}, l.failed("look at", err)
+	}
+	return e.Time, nil
+}
+
+// Accept records that r had its effect.
+func (l *Ledger) Accept(ctx context.Context, r Request) error {
+	return l.end(ctx, r, "accept", func(e *entry) {
+		*e = entry{Operation: r.Operation, State: accepted, Place: r.Place, Time: time.Now().UTC()}
+	})
+}
+
+// Abandon takes the intent back: r certainly had no effect.
+func (l *Ledger) Abandon(ctx context.Context, r Request) error {
+	return l.end(ctx, r, "abandon", func(e *entry) {
+		if e.Before != nil {
+			*e = *e.Before
+			return
+		}
+		*e = entry{Time: time.Now().UTC()}
+	})
+}
+
+// GiveUp records that it will never be known whether r had its effect.
+func (l *Ledger) GiveUp(ctx context.Context, r Request) error {
+	return l.end(ctx, r, "give up", func(e *entry) {
+		*e = entry{Operation: r.Operation, State: unknown, Place: r.Place, Time: time.Now().UTC(), Before: e.Before}
+	})
+}
+
+// end changes the entry unless something newer is there.
+func (l *Ledger) end(ctx context.Context, r Request, what string, change func(*entry)) error {
+	err := cas.Change(ctx, l.kv, l.keyOf(r.Person), func(e *entry) error {
+		if e.Place > r.Place {
+			return cas.ErrKeep
+		}
+		change(e)
+		return nil
+	})
+	if err != nil {
+		return l.failed(what, err)
+	}
+	return nil
+}
+
+func (l *Ledger) failed(what string, err error) error {
+	return fmt.Errorf("%s an operation in %s: %w", what, l.kv.Bucket(), err)
+}
+
+// keyOf hashes who and what, so that the bucket names nobody.
+func (l *Ledger) keyOf(p Person) string {
+	mac := hmac.New(sha256.New, l.key)
+	mac.Write([]byte(strings.Join([]string{p.Account, p.Channel, p.Type, p.Identifier}, "\x00")))
+	return hex.EncodeToString(mac.Sum(nil)[:16])
+}

@@ -1,0 +1,326 @@
+package consent_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"attentive.internal/attributes-worker/internal/consent"
+	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/queuetest"
+)
+
+var (
+	hashKey = []byte("0123456789abcdef0123456789abcdef")
+	ann     = consent.Person{Account: "acme", Identifier: "+12125550100", Channel: "TEXT", Type: "MARKETING"}
+)
+
+func bucket(t *testing.T) jetstream.KeyValue {
+	t.Helper()
+	kv, err := queuetest.Start(t).Conn(t).JS.KeyValue(t.Context(), broker.BucketConsent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kv
+}
+
+func subscribe(place uint64) consent.Request {
+	return consent.Request{Person: ann, Operation: consent.Subscribe, Place: place}
+}
+
+func unsubscribe(place uint64) consent.Request {
+	return consent.Request{Person: ann, Operation: consent.Unsubscribe, Place: place}
+}
+
+// step is one thing that a worker does with the ledger.
+type step func(context.Context, *consent.Ledger) error
+
+func begin(r consent.Request, want consent.Decision) step {
+	return func(ctx context.Context, l *consent.Ledger) error {
+		looked, err := l.Look(ctx, r)
+		if err != nil {
+			return err
+		}
+		got, err := l.Begin(ctx, r)
+		if err != nil {
+			return err
+		}
+		if got != want || looked != want {
+			return fmt.Errorf("%s at %d: look says %v, begin %v, want %v", r.Operation, r.Place, looked, got, want)
+		}
+		return nil
+	}
+}
+
+func accept(r consent.Request) step {
+	return func(ctx context.Context, l *consent.Ledger) error { return l.Accept(ctx, r) }
+}
+
+func abandon(r consent.Request) step {
+	return func(ctx context.Context, l *consent.Ledger) error { return l.Abandon(ctx, r) }
+}
+
+func giveUp(r consent.Request) step {
+	return func(ctx context.Context, l *consent.Ledger) error { return l.GiveUp(ctx, r) }
+}
+
+func TestDecisions(t *testing.T) {
+	t.Parallel()
+	const never = time.Hour // no call settles in this test
+	tests := []struct {
+		name   string
+		settle time.Duration
+		steps  []step
+	}{
+		{"first of all", never, []step{begin(subscribe(1), consent.Send)}},
+		{"the very same message again", never, []step{
+			begin(subscribe(1), consent.Send), accept(subscribe(1)), begin(subscribe(1), consent.Unchanged),
+		}},
+		{"the same operation later", never, []step{
+			begin(subscribe(1), consent.Send), accept(subscribe(1)), begin(subscribe(2), consent.Unchanged),
+		}},
+		{"the opposite published before a repetition", never, []step{
+			begin(subscribe(1), consent.Send), accept(subscribe(1)),
+			begin(subscribe(5), consent.Unchanged), begin(unsubscribe(3), consent.Superseded),
+		}},
+		{"the opposite later", never, []step{
+			begin(subscribe(1), consent.Send), accept(subscribe(1)),
+			begin(unsubscribe(2), consent.Send), accept(unsubscribe(2)),
+			begin(subscribe(3), consent.Send),
+		}},
+		{"an unsubscribe overtakes a backlog of subscribes", never, []step{
+			begin(unsubscribe(9), consent.Send), accept(unsubscribe(9)),
+			begin(subscribe(5), consent.Superseded), begin(unsubscribe(6), consent.Superseded),
+		}},
+		{"an intent without an answer", never, []step{
+			begin(subscribe(1), consent.Send), begin(subscribe(1), consent.Unknown), begin(subscribe(2), consent.Unknown),
+		}},
+		{"while a later one is under way", never, []step{
+			begin(unsubscribe(2), consent.Send), begin(subscribe(1), consent.Busy), begin(unsubscribe(1), consent.Busy),
+		}},
+		{"the opposite while one is under way", never, []step{
+			begin(subscribe(1), consent.Send), begin(unsubscribe(2), consent.Busy),
+		}},
+		{"the opposite once one has settled without an answer", 0, []step{
+			begin(subscribe(1), consent.Send), begin(unsubscribe(2), consent.Send), accept(unsubscribe(2)),
+			begin(subscribe(1), consent.Superseded),
+		}},
+		{"refused by the API: as if never begun", never, []step{
+			begin(subscribe(1), consent.Send), abandon(subscribe(1)), begin(subscribe(1), consent.Send),
+		}},
+		{"refused by the API: what was accepted before holds", never, []step{
+			begin(subscribe(1), consent.Send), accept(subscribe(1)),
+			begin(unsubscribe(2), consent.Send), abandon(unsubscribe(2)),
+			begin(subscribe(3), consent.Unchanged),
+		}},
+		{"refused by the API: what was unknown before still is", 0, []step{
+			begin(subscribe(1), consent.Send),
+			begin(unsubscribe(2), consent.Send), abandon(unsubscribe(2)),
+			begin(subscribe(1), consent.Unknown),
+		}},
+		{"given up: the same operation is not simply made again", never, []step{
+			begin(subscribe(1), consent.Send), giveUp(subscribe(1)), begin(subscribe(2), consent.Unknown),
+		}},
+		{"given up: the opposite is made", 0, []step{
+			begin(subscribe(1), consent.Send), giveUp(subscribe(1)), begin(unsubscribe(2), consent.Send), accept(unsubscribe(2)),
+			begin(subscribe(3), consent.Send),
+		}},
+		{"an answer that comes after a later operation's", 0, []step{
+			begin(subscribe(1), consent.Send), begin(unsubscribe(2), consent.Send), accept(unsubscribe(2)),
+			accept(subscribe(1)), abandon(subscribe(1)), giveUp(subscribe(1)),
+			begin(unsubscribe(3), consent.Unchanged),
+		}},
+	}
+	server := queuetest.Start(t)
+	kv, err := server.Conn(t).JS.KeyValue(t.Context(), broker.BucketConsent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			// A key of its own gives each case people of its own in the bucket.
+			key := append([]byte{byte(i)}, hashKey...)
+			for n, do := range tt.steps {
+				// A new ledger each time: a worker that has just started knows as much.
+				if err := do(t.Context(), consent.New(kv, key, tt.settle)); err != nil {
+					t.Fatalf("step %d: %v", n+1, err)
+				}
+			}
+		})
+	}
+}
+
+func TestCrashBetweenIntentAndAnswer(t *testing.T) {
+	t.Parallel()
+	server := queuetest.Start(t)
+	kv, err := server.Conn(t).JS.KeyValue(t.Context(), broker.BucketConsent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := time.Now().Add(-time.Second)
+	if d, err := consent.New(kv, hashKey, time.Hour).Begin(t.Context(), subscribe(1)); err != nil || d != consent.Send {
+		t.Fatalf("Begin() = %v, %v", d, err)
+	}
+	server.Restart()
+	kv, err = server.Conn(t).JS.KeyValue(t.Context(), broker.BucketConsent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := consent.New(kv, hashKey, time.Hour)
+	if d, err := after.Begin(t.Context(), subscribe(1)); err != nil || d != consent.Unknown {
+		t.Errorf("Begin() = %v, %v after a crash, want unknown", d, err)
+	}
+	since, err := after.Since(t.Context(), subscribe(1))
+	if err != nil || since.Before(before) || since.After(time.Now().Add(time.Second)) {
+		t.Errorf("Since() = %v, %v; want when the operation was begun", since, err)
+	}
+}
+
+func TestOneOfManyWritersSends(t *testing.T) {
+	t.Parallel()
+	kv := bucket(t)
+	for round := range uint64(20) {
+		var sends, others atomic.Int32
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				r := subscribe(2*round + 1)
+				if round%2 == 1 {
+					r = unsubscribe(2*round + 1)
+				}
+				switch d, err := consent.New(kv, hashKey, time.Hour).Begin(t.Context(), r); {
+				case err != nil:
+					t.Errorf("Begin(): %v", err)
+				case d == consent.Send:
+					sends.Add(1)
+				case d == consent.Unknown:
+					others.Add(1)
+				default:
+					t.Errorf("Begin() = %v beside another writer, want send or unknown", d)
+				}
+			})
+		}
+		wg.Wait()
+		if sends.Load() != 1 || others.Load() != 7 {
+			t.Fatalf("round %d: %d of 8 writers send, %d see an unknown outcome", round, sends.Load(), others.Load())
+		}
+		r := subscribe(2*round + 1)
+		if round%2 == 1 {
+			r = unsubscribe(2*round + 1)
+		}
+		if err := consent.New(kv, hashKey, time.Hour).Accept(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestSubscriptionsAreKeptApart(t *testing.T) {
+	t.Parallel()
+	l := consent.New(bucket(t), hashKey, time.Hour)
+	people := []consent.Person{
+		ann,
+		{Account: "other", Identifier: ann.Identifier, Channel: "TEXT", Type: "MARKETING"},
+		{Account: "acme", Identifier: "ann@example.com", Channel: "EMAIL", Type: "MARKETING"},
+		{Account: "acme", Identifier: ann.Identifier, Channel: "TEXT", Type: "TRANSACTIONAL"},
+		{Account: "acme", Identifier: "+12125550101", Channel: "TEXT", Type: "MARKETING"},
+	}
+	for _, p := range people {
+		r := consent.Request{Person: p, Operation: consent.Subscribe, Place: 1}
+		if d, err := l.Begin(t.Context(), r); err != nil || d != consent.Send {
+			t.Errorf("Begin(%v) = %v, %v; want send", p, d, err)
+		}
+		if err := l.Accept(t.Context(), r); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestBucketNamesNobody(t *testing.T) {
+	t.Parallel()
+	kv := bucket(t)
+	l := consent.New(kv, hashKey, time.Hour)
+	for place, id := range []string{"+12125550100", "ann@example.com"} {
+		r := consent.Request{Person: consent.Person{Account: "acme", Identifier: id, Channel: "TEXT", Type: "MARKETING"}, Operation: consent.Subscribe, Place: uint64(place)}
+		if _, err := l.Begin(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keys, err := kv.Keys(t.Context())
+	if err != nil || len(keys) != 2 {
+		t.Fatalf("keys %v, %v; want two", keys, err)
+	}
+	for _, key := range keys {
+		entry, err := kv.Get(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, secret := range []string{"2125550100", "ann"} {
+			if strings.Contains(key+string(entry.Value()), secret) {
+				t.Errorf("%s: %s shows %q", key, entry.Value(), secret)
+			}
+		}
+	}
+	// Without the key nobody can tell whether a number is among them.
+	other := consent.New(kv, bytes.Repeat([]byte{7}, 32), time.Hour)
+	if d, err := other.Look(t.Context(), consent.Request{Person: ann, Operation: consent.Subscribe, Place: 0}); err != nil || d != consent.Send {
+		t.Errorf("Look() = %v, %v with another key; want what nobody has begun", d, err)
+	}
+}
+
+func TestErrorsNameNobody(t *testing.T) {
+	t.Parallel()
+	server := queuetest.Start(t)
+	kv, err := server.Conn(t).JS.KeyValue(t.Context(), broker.BucketConsent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Stop()
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	l := consent.New(kv, hashKey, time.Hour)
+	_, beginErr := l.Begin(ctx, subscribe(1))
+	_, lookErr := l.Look(ctx, subscribe(1))
+	for _, err := range []error{beginErr, lookErr, l.Accept(ctx, subscribe(1))} {
+		if err == nil {
+			t.Error("success without a broker")
+		} else if strings.Contains(err.Error(), "2125550100") {
+			t.Errorf("error %q shows a phone number", err)
+		}
+	}
+}
+
+func TestKeyIsMadeOnce(t *testing.T) {
+	t.Parallel()
+	kv := bucket(t)
+	keys := make([][]byte, 8)
+	var wg sync.WaitGroup
+	for i := range keys {
+		wg.Go(func() {
+			key, err := consent.Key(t.Context(), kv)
+			if err != nil {
+				t.Error(err)
+			}
+			keys[i] = key
+		})
+	}
+	wg.Wait()
+	for _, key := range keys {
+		if diff := cmp.Diff(keys[0], key); diff != "" || len(key) != 32 {
+			t.Fatalf("workers have different keys (-first +other):\n%s", diff)
+		}
+	}
+	if _, err := kv.Put(t.Context(), "hash-key", []byte("short")); err != nil {
+		t.Fatal(err)
+	}
+	if key, err := consent.Key(t.Context(), kv); err == nil {
+		t.Errorf("Key() = %q for one that was damaged", key)
+	}
+}
