@@ -10,13 +10,16 @@ import (
 	"attentive.internal/pkg/fault"
 )
 
-// Admit returns the template that a job names. It fails, Permanent, when the
-// destination has no such template or the requester may not use it.
-func Admit(d config.Destination, j interface {
+// request is what both kinds of jobs say of themselves.
+type request interface {
 	GetTemplate() string
 	GetRequester() *attentivev1.Requester
 	GetCampaign() *attentivev1.Campaign
-}) (config.Template, error) {
+}
+
+// Admit returns the template that a job names. It fails, Permanent, when the
+// destination has no such template or the requester may not use it.
+func Admit(d config.Destination, j request) (config.Template, error) {
 	t, ok := d.Template(j.GetTemplate())
 	if !ok {
 		ids := make([]string, len(d.Templates))
