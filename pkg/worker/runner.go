@@ -1,0 +1,303 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"golang.org/x/sync/errgroup"
+
+	"attentive.internal/pkg/backoff"
+	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/config"
+	"attentive.internal/pkg/deadletter"
+	"attentive.internal/pkg/event"
+	"attentive.internal/pkg/job"
+	"attentive.internal/pkg/ledger"
+	"attentive.internal/pkg/metrics"
+	"attentive.internal/pkg/owner"
+	"attentive.internal/pkg/queuedepth"
+	"attentive.internal/pkg/source"
+)
+
+// closeTimeout bounds what is still said to the broker after the work has
+// stopped.
+const closeTimeout = 5 * time.Second
+
+// checkInterval is how often it is looked whether the broker still has what the
+// work needs.
+const checkInterval = 5 * time.Second
+
+// runner is one Run.
+type runner struct {
+	program Program
+	options Options
+	log     *slog.Logger
+	id      string
+
+	mu       sync.Mutex // guards the rest
+	registry *prometheus.Registry
+	conn     *broker.Conn // nil until the broker has answered
+	unready  error        // nil when ready, while there is a connection
+}
+
+// gather shows the metrics of the configuration in force.
+func (r *runner) gather() ([]*dto.MetricFamily, error) {
+	r.mu.Lock()
+	registry := r.registry
+	r.mu.Unlock()
+	return registry.Gather()
+}
+
+// ready says what /readyz does.
+func (r *runner) ready() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.conn != nil && !r.conn.NC.IsConnected() {
+		return errors.New("the connection to the broker is lost; it comes back by itself")
+	}
+	return r.unready
+}
+
+// set makes err what ready returns, while there is a connection.
+func (r *runner) set(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unready = err
+}
+
+// report sets err and logs what is new about it.
+func (r *runner) report(err error) {
+	r.mu.Lock()
+	before := r.unready
+	r.unready = err
+	r.mu.Unlock()
+	switch {
+	case err == nil && before != nil:
+		r.log.Info("ready")
+	case err != nil && (before == nil || before.Error() != err.Error()):
+		r.log.Error("not ready: work waits and goes on by itself", "err", err)
+	}
+}
+
+var (
+	errStarting = errors.New("starting")
+	errStopping = errors.New("stopping")
+)
+
+// run connects, and works under one configuration after the other.
+func (r *runner) run(ctx context.Context, cfg *config.Config) error {
+	r.metrics(cfg) // to be seen while the broker is not
+	opt := broker.Options{URL: cfg.Broker.URL, Name: r.id, CredentialsFile: cfg.Broker.CredentialsFile, InProcess: r.options.InProcess}
+	r.log.Info("connecting to the broker", "broker", opt.String())
+	r.set(fmt.Errorf("the broker (%s) has not answered yet", opt))
+	conn, err := broker.Connect(ctx, opt, r.log)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil // stopped before the broker ever answered: nothing was begun
+		}
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		if err := conn.Close(ctx); err != nil {
+			r.log.Warn("close the broker connection", "err", err)
+		}
+	}()
+	r.mu.Lock()
+	r.conn = conn
+	r.mu.Unlock()
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for ctx.Err() == nil {
+		if cfg, err = r.generation(ctx, conn, cfg, hup); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// generation works under cfg until ctx ends, or until the configuration has
+// changed: then it returns the new one.
+func (r *runner) generation(ctx context.Context, conn *broker.Conn, cfg *config.Config, hup <-chan os.Signal) (*config.Config, error) {
+	for _, w := range cfg.Warnings() {
+		r.log.Warn("configuration", "warning", w.String())
+	}
+	next := cfg
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		config.Watch(ctx, cfg, hup, func(changed *config.Config, err error) {
+			if err != nil {
+				r.log.Error("the changed configuration has faults: the old one stays in force", "err", err)
+				return
+			}
+			r.log.Info("the configuration has changed: work goes on under the new one")
+			if cfg.Broker.URL != changed.Broker.URL || cfg.Broker.CredentialsFile != changed.Broker.CredentialsFile || cfg.OpsAddress != changed.OpsAddress {
+				r.log.Warn("broker.url, broker.credentials and ops_address take effect when the process is started again")
+			}
+			next = changed
+			stop()
+		})
+		return nil
+	})
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-conn.Closed():
+			return nats.ErrConnectionClosed
+		}
+	})
+	g.Go(func() error { return r.work(ctx, conn, cfg) })
+	err := g.Wait()
+	return next, err
+}
+
+// work brings what lies in the broker into shape, for as long as that takes,
+// and then works all accounts until ctx ends.
+func (r *runner) work(ctx context.Context, conn *broker.Conn, cfg *config.Config) error {
+	defer r.set(errStopping)
+	m, destinations := r.metrics(cfg)
+	wait := backoff.Policy{First: time.Second, Most: 15 * time.Second}
+	var parts Parts
+	var leases jetstream.KeyValue
+	for n := 1; ; n++ {
+		var err error
+		if parts, leases, err = r.parts(ctx, conn, cfg); err == nil {
+			break
+		}
+		if ctx.Err() == nil {
+			r.report(err)
+		}
+		if backoff.Sleep(ctx, wait.Wait(n, 0)) != nil {
+			return nil
+		}
+	}
+	parts.Metrics = m
+	r.report(nil)
+	owners := owner.New(leases, owner.Config{ID: r.id, Lease: cfg.Lease}, r.log)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		m.WatchQueues(ctx, queuedepth.New(conn.JS, destinations).Read, r.log)
+		return nil
+	})
+	g.Go(func() error {
+		r.watch(ctx, conn, settings(cfg))
+		return nil
+	})
+	for _, account := range cfg.Accounts(r.program.Plugin) {
+		g.Go(func() error { return r.own(ctx, owners, parts, account) })
+	}
+	return g.Wait()
+}
+
+// watch keeps the readiness true until ctx ends. What has gone missing is not
+// made anew: somebody has removed it, and should hear of that.
+func (r *runner) watch(ctx context.Context, conn *broker.Conn, want broker.Settings) {
+	for {
+		if backoff.Sleep(ctx, checkInterval) != nil || conn.Await(ctx) != nil {
+			return
+		}
+		if err := conn.Check(ctx, want); ctx.Err() == nil {
+			r.report(err)
+		}
+	}
+}
+
+func settings(cfg *config.Config) broker.Settings {
+	return broker.Settings{Replicas: cfg.Broker.Replicas}
+}
+
+// own works the account whenever it belongs to this process.
+func (r *runner) own(ctx context.Context, owners *owner.Owner, p Parts, account config.Account) error {
+	claim := owner.Claim{Account: account.Key}
+	for _, d := range account.Destinations {
+		claim.Destinations = append(claim.Destinations, d.ID)
+	}
+	return owners.Run(ctx, claim, func(ctx context.Context, tenure *owner.Tenure) error {
+		for _, d := range account.Destinations {
+			p.Metrics.Owned(d.ID).Set(1)
+			defer p.Metrics.Owned(d.ID).Set(0)
+		}
+		return r.program.Work(ctx, p, account, tenure)
+	})
+}
+
+// metrics begins the metrics of a configuration: their labels are its
+// destinations, so each configuration has a registry of its own.
+func (r *runner) metrics(cfg *config.Config) (*metrics.Metrics, []metrics.Destination) {
+	var destinations []metrics.Destination
+	for _, d := range cfg.ForPlugin(r.program.Plugin) {
+		destinations = append(destinations, metrics.Destination{ID: d.ID, Credential: d.Credential, Kinds: r.program.Kinds})
+	}
+	registry := prometheus.NewRegistry()
+	m := metrics.New(registry, destinations)
+	m.SetReady(r.ready)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.registry = registry
+	return m, destinations
+}
+
+// parts prepares the broker and opens what the work is made of, but for the
+// metrics.
+func (r *runner) parts(ctx context.Context, conn *broker.Conn, cfg *config.Config) (Parts, jetstream.KeyValue, error) {
+	prepare := conn.Ensure
+	if !cfg.Broker.ManageStreams {
+		prepare = conn.Check
+	}
+	err := prepare(ctx, settings(cfg))
+	bucket := func(name string) (kv jetstream.KeyValue) {
+		if err != nil {
+			return nil
+		}
+		if kv, err = conn.JS.KeyValue(ctx, name); err != nil {
+			err = fmt.Errorf("open the bucket %s: %w", name, err)
+		}
+		return kv
+	}
+	objects := func(name string) (store jetstream.ObjectStore) {
+		if err != nil {
+			return nil
+		}
+		if store, err = conn.JS.ObjectStore(ctx, name); err != nil {
+			err = fmt.Errorf("open the object store %s: %w", name, err)
+		}
+		return store
+	}
+	leases, entries := bucket(broker.BucketOwners), bucket(broker.BucketLedger)
+	audiences, rejects := objects(broker.ObjectsAudiences), objects(broker.ObjectsRejects)
+	if err != nil {
+		return Parts{}, nil, err
+	}
+	sources, err := source.New(source.Config{Objects: audiences, JetStream: conn.JS, Prefixes: cfg.SourcePrefixes})
+	if err != nil {
+		return Parts{}, nil, err
+	}
+	return Parts{
+		Parts: job.Parts{
+			Conn:        conn,
+			Ledger:      ledger.New(entries),
+			Events:      event.NewPublisher(conn, r.log),
+			DeadLetters: deadletter.New(conn, r.id),
+			Log:         r.log,
+		},
+		Config:  cfg,
+		Sources: sources,
+		Rejects: rejects,
+	}, leases, nil
+}

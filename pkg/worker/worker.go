@@ -1,0 +1,122 @@
+// Package worker is the frame that both workers run in: it reads the
+// configuration, connects to the broker, owns accounts, serves the ops address,
+// and stops everything in the order that loses nothing.
+//
+// A changed configuration takes effect by stopping the work and starting it
+// again under the new one; what was under way is finished or goes on from the
+// ledger. A configuration with faults is reported and the old one stays in
+// force. The broker and the ops address are those of the first configuration.
+//
+// /readyz tells whether the broker is connected and has all that the work
+// needs. It does not tell of a broken credential: that blocks one destination,
+// and a restart would not help.
+//
+// On shutdown the work stops first, then the leases are released, then the
+// broker connection is closed, and the ops server last, so that metrics outlive
+// the drain.
+package worker
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"attentive.internal/pkg/config"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/job"
+	"attentive.internal/pkg/ops"
+	"attentive.internal/pkg/owner"
+	"attentive.internal/pkg/source"
+)
+
+// Work does the work of one account until ctx ends, and returns when all it
+// started has returned. The account and all of its destinations are owned by
+// this process meanwhile.
+type Work func(ctx context.Context, p Parts, account config.Account, tenure *owner.Tenure) error
+
+// Program is what differs between the workers.
+type Program struct {
+	// Name of the program, "segment-worker" say.
+	Name string
+	// Plugin whose destinations the program works.
+	Plugin string
+	// Kinds of the queues it takes from.
+	Kinds []contract.Kind
+	Work  Work
+}
+
+// Options says how to run a Program.
+type Options struct {
+	// ConfigFile is the path of the configuration.
+	ConfigFile string
+	// OpsAddress is used instead of the configured one unless it is empty.
+	OpsAddress string
+	// InProcess is an embedded broker to use instead of the configured one.
+	InProcess nats.InProcessConnProvider
+	Log       *slog.Logger
+}
+
+// Parts are what the work of an account is made of. All are shared and safe
+// for concurrent use.
+type Parts struct {
+	job.Parts
+	Config *config.Config
+	// Sources opens what jobs name as their source.
+	Sources *source.Opener
+	// Rejects keeps the rows that cannot be sent.
+	Rejects jetstream.ObjectStore
+}
+
+// mostCallTimeout is the time-out of a call when leases are long.
+const mostCallTimeout = 5 * time.Second
+
+// CallTimeout is the time-out of every call whose effect others see: short
+// enough that a lease that was just renewed outlasts it.
+func (p Parts) CallTimeout() time.Duration { return min(mostCallTimeout, p.Config.Lease/3) }
+
+// Run runs the program until ctx ends, and returns nil after a clean shutdown.
+// It has no globals: several programs can run in one process.
+func Run(ctx context.Context, p Program, opt Options) error {
+	cfg, err := config.Load(opt.ConfigFile)
+	if err != nil {
+		return err
+	}
+	log := opt.Log.With("worker", p.Name)
+	r := &runner{
+		program: p, options: opt, log: log, id: identity(p.Name), registry: prometheus.NewRegistry(),
+		unready: errStarting,
+	}
+	address := cfg.OpsAddress
+	if opt.OpsAddress != "" {
+		address = opt.OpsAddress
+	}
+	server := ops.New(address, prometheus.GathererFunc(r.gather), r.ready, log)
+	if err := server.Listen(ctx); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	opsCtx, stopOps := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return server.Run(opsCtx) })
+	g.Go(func() error {
+		defer stopOps()
+		return r.run(ctx, cfg)
+	})
+	return g.Wait()
+}
+
+// identity tells this process apart from all others, and an operator which it is.
+func identity(program string) string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s-%s-%s", program, host, uuid.NewString()[:8])
+}
