@@ -1,0 +1,316 @@
+package expand
+
+import (
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	attentivev1 "attentive.internal/proto/attentive/v1"
+
+	"attentive.internal/pkg/config"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/identifier"
+	"attentive.internal/pkg/source"
+)
+
+// Reasons of rejected rows, beside those of package identifier.
+const (
+	// attributeType is a value that does not fit the attribute's type.
+	attributeType identifier.Reject = "attribute_type"
+	// notText is a value that is not UTF-8.
+	notText identifier.Reject = "not_utf8"
+	// optInUnclear is an opt-in value that is neither yes nor no.
+	optInUnclear identifier.Reject = "opt_in_unclear"
+	// clientUserIDTooLong passes Attentive's limit.
+	clientUserIDTooLong identifier.Reject = "client_user_id_too_long"
+	// profileInvalid is a row whose profile breaks the contract in another way.
+	profileInvalid identifier.Reject = "profile_invalid"
+	// profileTooLarge is a row of too many or too long values.
+	profileTooLarge identifier.Reject = "profile_too_large"
+	// nothingToSend is a row with an identifier and nothing else.
+	nothingToSend identifier.Reject = "nothing_to_send"
+)
+
+const (
+	// valueBytes is more than what a value takes beside its name and its text.
+	valueBytes       = 24
+	maxAttributeName = 200 // characters; Attentive, custom attributes
+	maxClientUserID  = 100 // characters; Attentive, bulk user attributes
+	// maxProfileBytes is the most that names and values of a profile's attributes
+	// have: with all else they stay below what a message may have.
+	maxProfileBytes = contract.MaxMessageBytes / 2
+)
+
+// mapper turns rows of one source into profiles, by a template.
+type mapper struct {
+	job      uuid.UUID
+	primary  config.Identifier
+	template config.Template
+	phones   *identifier.Phones
+	reader   *source.Reader
+
+	ids        []column // of identifiers
+	optIn      int      // -1: the template has no such column
+	attributes []column
+	bound      int                    // columns of the source that attributes were chosen from
+	profiles   []*attentivev1.Profile // reused
+}
+
+// column is one that the template uses.
+type column struct {
+	index int
+	name  string // of the identifier or the attribute
+	typ   config.AttributeType
+}
+
+// newMapper fails, Permanent, when the source lacks a column of the template.
+func newMapper(job uuid.UUID, d config.Destination, t config.Template, r *source.Reader) (*mapper, error) {
+	phones, err := identifier.NewPhones(t.DefaultRegion)
+	if err != nil {
+		return nil, err
+	}
+	m := &mapper{job: job, primary: d.Attributes.Identifier, template: t, phones: phones, reader: r, optIn: -1}
+	c := t.Columns
+	for _, id := range []struct{ name, column string }{
+		{phone, c.Phone}, {email, c.Email}, {clientUserID, c.ClientUserID}, {shopifyID, c.ShopifyID}, {klaviyoID, c.KlaviyoID},
+	} {
+		if id.column == "" {
+			continue
+		}
+		i, err := r.Column(id.column)
+		if err != nil {
+			return nil, err
+		}
+		m.ids = append(m.ids, column{index: i, name: id.name})
+	}
+	if c.OptIn != "" {
+		if m.optIn, err = r.Column(c.OptIn); err != nil {
+			return nil, err
+		}
+	}
+	for _, a := range t.Attributes {
+		i, err := r.Column(a.Column)
+		if err != nil {
+			return nil, err
+		}
+		m.attributes = append(m.attributes, column{index: i, name: a.Name, typ: a.Type})
+	}
+	return m, m.bindAll()
+}
+
+// Names of identifiers.
+const (
+	phone        = "phone"
+	email        = "email"
+	clientUserID = "client_user_id"
+	shopifyID    = "shopify_id"
+	klaviyoID    = "klaviyo_id"
+)
+
+// bindAll chooses the columns that are attributes under their own names. Rows
+// of NDJSON can bring new ones at any time.
+func (m *mapper) bindAll() error {
+	if !m.template.EveryColumn {
+		return nil
+	}
+	c := m.template.Columns
+	named := []string{c.Phone, c.Email, c.ClientUserID, c.ShopifyID, c.KlaviyoID, c.OptIn}
+	names := m.reader.Columns()
+	for i := m.bound; i < len(names); i++ {
+		if slices.Contains(named, names[i]) {
+			continue
+		}
+		if utf8.RuneCountInString(names[i]) > maxAttributeName {
+			return fault.Permanentf(fault.InvalidProfile, "column %d has a name of more than %d characters, which no attribute may have: name the attributes in the template", i+1, maxAttributeName)
+		}
+		m.attributes = append(m.attributes, column{index: i, name: names[i], typ: config.String})
+	}
+	m.bound = len(names)
+	return nil
+}
+
+// expanded is what a row became: profiles, or the reason why none can be sent.
+type expanded struct {
+	number uint64
+	// profiles are the row's attributes first, then its consent.
+	profiles []*attentivev1.Profile
+	reject   identifier.Reject
+	bad      []byte // the value that was the reason
+}
+
+// expand maps a row. Its result is valid until the next call.
+func (m *mapper) expand(row source.Row) (expanded, error) {
+	made := expanded{number: row.Number, profiles: m.profiles[:0]}
+	if len(row.Values) > m.bound {
+		if err := m.bindAll(); err != nil {
+			return made, err
+		}
+	}
+	if made.reject, made.bad = m.add(&made, row); made.reject != "" {
+		made.profiles = nil
+		return made, nil
+	}
+	m.profiles = made.profiles
+	return made, nil
+}
+
+// add adds what a row says to made, or returns why it cannot be sent.
+func (m *mapper) add(made *expanded, row source.Row) (reason identifier.Reject, bad []byte) {
+	ids, reason, bad := m.identifiers(row)
+	if reason != "" {
+		return reason, bad
+	}
+	values, reason, bad := m.values(row)
+	if reason != "" {
+		return reason, bad
+	}
+	consent, reason, bad := m.consent(row)
+	if reason != "" {
+		return reason, bad
+	}
+	if len(values) > 0 {
+		made.profiles = append(made.profiles, &attentivev1.Profile{
+			Id:          m.id(row.Number, "attributes"),
+			Identifiers: ids,
+			Row:         row.Number,
+			Operation:   &attentivev1.Profile_Attributes{Attributes: &attentivev1.SetAttributes{Values: &structpb.Struct{Fields: values}}},
+		})
+	}
+	if consent != nil {
+		consent.Id, consent.Identifiers, consent.Row = m.id(row.Number, "consent"), ids, row.Number
+		made.profiles = append(made.profiles, consent)
+	}
+	if len(made.profiles) == 0 {
+		return nothingToSend, nil
+	}
+	for _, p := range made.profiles {
+		if contract.Validate(p) != nil {
+			return profileInvalid, nil
+		}
+	}
+	return "", nil
+}
+
+// id of a profile: the same whenever the row is expanded.
+func (m *mapper) id(row uint64, what string) string {
+	return uuid.NewSHA1(m.job, []byte(what+"/"+strconv.FormatUint(row, 10))).String()
+}
+
+// identifiers of a row. Only the primary one must be there and usable: of the
+// others what cannot be sent is left out.
+func (m *mapper) identifiers(row source.Row) (*attentivev1.Identifiers, identifier.Reject, []byte) {
+	ids := &attentivev1.Identifiers{}
+	for _, c := range m.ids {
+		raw := row.Values[c.index].Text
+		reason := m.identify(ids, c.name, raw)
+		if reason != "" && (c.name == string(m.primary) || reason == clientUserIDTooLong) {
+			return nil, reason, raw
+		}
+	}
+	return ids, "", nil
+}
+
+func (m *mapper) identify(ids *attentivev1.Identifiers, name string, raw []byte) identifier.Reject {
+	var dst [64]byte
+	switch name {
+	case phone:
+		v, reason := m.phones.Normalize(dst[:0], raw)
+		ids.Phone = string(v)
+		return reason
+	case email:
+		v, reason := identifier.Email(dst[:0], raw)
+		ids.Email = string(v)
+		return reason
+	}
+	text := strings.TrimSpace(string(raw))
+	if !utf8.ValidString(text) {
+		return notText
+	}
+	switch name {
+	case clientUserID:
+		if utf8.RuneCountInString(text) > maxClientUserID {
+			return clientUserIDTooLong
+		}
+		ids.ClientUserId = text
+	case shopifyID:
+		ids.ShopifyId = text
+	case klaviyoID:
+		ids.KlaviyoId = text
+	}
+	return ""
+}
+
+// values of the attributes that a row sets. Empty ones are not sent.
+func (m *mapper) values(row source.Row) (map[string]*structpb.Value, identifier.Reject, []byte) {
+	values := make(map[string]*structpb.Value, len(m.attributes))
+	bytes := 0
+	for _, a := range m.attributes {
+		if a.index >= len(row.Values) || row.Values[a.index].Kind == source.Empty {
+			continue
+		}
+		raw := row.Values[a.index].Text
+		if bytes += len(a.name) + len(raw) + valueBytes; bytes > maxProfileBytes {
+			return nil, profileTooLarge, nil
+		}
+		v, reason := convert(a.typ, string(raw))
+		if reason != "" {
+			return nil, reason, raw
+		}
+		values[a.name] = v
+	}
+	return values, "", nil
+}
+
+func convert(typ config.AttributeType, text string) (*structpb.Value, identifier.Reject) {
+	if !utf8.ValidString(text) {
+		return nil, notText
+	}
+	switch typ {
+	case config.Number:
+		n, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+		if err != nil || math.IsNaN(n) || math.IsInf(n, 0) { // JSON has no such numbers
+			return nil, attributeType
+		}
+		return structpb.NewNumberValue(n), ""
+	case config.Boolean:
+		b, ok := yesNo(text)
+		if !ok {
+			return nil, attributeType
+		}
+		return structpb.NewBoolValue(b), ""
+	}
+	return structpb.NewStringValue(text), ""
+}
+
+// consent of a row: nil when it says nothing.
+func (m *mapper) consent(row source.Row) (*attentivev1.Profile, identifier.Reject, []byte) {
+	if m.optIn < 0 || m.optIn >= len(row.Values) || row.Values[m.optIn].Kind == source.Empty {
+		return nil, "", nil
+	}
+	raw := row.Values[m.optIn].Text
+	in, ok := yesNo(string(raw))
+	switch {
+	case !ok:
+		return nil, optInUnclear, raw
+	case in:
+		return &attentivev1.Profile{Operation: &attentivev1.Profile_Subscribe{Subscribe: &attentivev1.Subscribe{}}}, "", nil
+	}
+	return &attentivev1.Profile{Operation: &attentivev1.Profile_Unsubscribe{Unsubscribe: &attentivev1.Unsubscribe{}}}, "", nil
+}
+
+// yesNo reads a truth value as exports spell it.
+func yesNo(text string) (value, ok bool) {
+	switch strings.ToLower(strings.TrimSpace(text)) {
+	case "true", "t", "yes", "y", "1", "in", "opt-in", "opted-in", "subscribed":
+		return true, true
+	case "false", "f", "no", "n", "0", "out", "opt-out", "opted-out", "unsubscribed":
+		return false, true
+	}
+	return false, false
+}

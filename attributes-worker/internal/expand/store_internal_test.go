@@ -1,0 +1,118 @@
+package expand
+
+import (
+	"testing"
+
+	"github.com/nats-io/nats.go"
+
+	"attentive.internal/pkg/config"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/queuetest"
+)
+
+// Of two expanders of one job, the one that claimed last is the only one whose
+// batches are stored, also after it has removed its checkpoints.
+func TestAStaleExpanderStoresNothing(t *testing.T) {
+	t.Parallel()
+	conn := queuetest.Start(t).Conn(t)
+	x := &Expander{Destination: config.Destination{ID: "acme"}, Account: []string{"acme"}, JS: conn.JS}
+	const job = "0b7c1d7e-4a53-4c6e-9d0f-6f1f0d6f3a10"
+	rows := func(last uint64) *batch {
+		return &batch{row: last, messages: []*nats.Msg{{Subject: contract.ProfileSubject("acme", contract.Attributes, job), Data: []byte("row")}}}
+	}
+	claim := func(row uint64) *writer {
+		t.Helper()
+		w, err := x.claim(t.Context(), job)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w.row != row {
+			t.Errorf("claimed at row %d, want %d", w.row, row)
+		}
+		return w
+	}
+	refuse := func(what string, w *writer) {
+		t.Helper()
+		if err := w.commit(t.Context(), rows(9)); fault.ClassOf(err) != fault.Interrupted {
+			t.Errorf("%s: commit = %v, want it refused and the work interrupted", what, err)
+		}
+	}
+	stale, fresh := claim(0), claim(0)
+	refuse("claimed by another before the first batch", stale)
+	for last := range uint64(3) {
+		if err := fresh.commit(t.Context(), rows(last+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refuse("claimed by another that has stored", stale)
+	third := claim(3)
+	refuse("claimed by a third", fresh)
+	if err := third.commit(t.Context(), rows(4)); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.forget(t.Context(), job); err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range []*writer{stale, fresh, third} {
+		refuse("after the last checkpoint was removed", w)
+	}
+	info, err := third.stream.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := info.State.Msgs; got != 4 {
+		t.Errorf("%d messages are stored, want the 4 rows", got)
+	}
+}
+
+// Old checkpoints are removed while a job of many batches is expanded.
+func TestCheckpointsDoNotPileUp(t *testing.T) {
+	t.Parallel()
+	conn := queuetest.Start(t).Conn(t)
+	x := &Expander{Destination: config.Destination{ID: "acme"}, Account: []string{"acme"}, JS: conn.JS}
+	w, err := x.claim(t.Context(), "job")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for last := range uint64(2 * keepEvery) {
+		b := &batch{row: last + 1, messages: []*nats.Msg{{Subject: contract.ProfileSubject("acme", contract.Attributes, "job")}}}
+		if err := w.commit(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	info, err := w.stream.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := info.State.Msgs; got != 2*keepEvery+1 {
+		t.Errorf("%d messages are stored, want %d profiles and one checkpoint", got, 2*keepEvery)
+	}
+	again, err := x.claim(t.Context(), "job")
+	if err != nil || again.row != 2*keepEvery {
+		t.Errorf("claimed again at row %d, %v, want %d", again.row, err, 2*keepEvery)
+	}
+}
+
+func TestBatchesEndByCountAndBySize(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name  string
+		batch batch
+		add   int
+		want  bool
+	}{
+		{"empty", batch{}, 2, true},
+		{"room for one of two", batch{messages: make([]*nats.Msg, batchProfiles-1)}, 2, false},
+		{"room for both", batch{messages: make([]*nats.Msg, batchProfiles-2)}, 2, true},
+		{"few but large", batch{messages: make([]*nats.Msg, 6), bytes: batchBytes}, 1, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			if got := tt.batch.fits(tt.add); got != tt.want {
+				t.Errorf("fits(%d) = %v, want %v", tt.add, got, tt.want)
+			}
+		})
+	}
+}
