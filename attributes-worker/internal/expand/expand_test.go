@@ -53,25 +53,36 @@ func TestEveryRowIsStoredOnce(t *testing.T) {
 }
 
 // The connection to the broker breaks at the n-th write of a checkpoint, for
-// every n: before the broker gets it, or before the worker is told.
+// every n: before the broker gets it, or before the worker is told. All of them
+// wait for a time-out, so they run side by side.
 func TestEveryRowIsStoredOnceWhereverTheConnectionBreaks(t *testing.T) {
 	t.Parallel()
+	type broken struct {
+		*rig
+		*worker
+		wire *queuetest.Tripwire
+		name string
+		job  string
+	}
+	var running []broken
 	counts := func(subject string) bool { return strings.HasPrefix(subject, "attentive.v1.checkpoint.") }
 	for _, moment := range []queuetest.Moment{queuetest.Before, queuetest.After} {
 		for n := range checkpoints {
-			t.Run(fmt.Sprintf("%s checkpoint %d", moment, n+1), func(t *testing.T) {
-				t.Parallel()
-				r := newRig(t)
-				wire := queuetest.StartTripwire(t, r.server.URL, queuetest.Trip{At: n + 1, Moment: moment, Counts: counts})
-				w := r.work(options{url: wire.URL})
-				id := r.send(r.put("a.csv", rows(manyRows)))
-				<-w.sending
-				r.complete(id, manyRows)
-				if got := wire.Seen(); got < checkpoints {
-					t.Errorf("%d checkpoints were written, want at least %d", got, checkpoints)
-				}
-			})
+			b := broken{rig: newRig(t), name: fmt.Sprintf("%s checkpoint %d", moment, n+1)}
+			b.wire = queuetest.StartTripwire(t, b.server.URL, queuetest.Trip{At: n + 1, Moment: moment, Counts: counts})
+			b.worker = b.work(options{url: b.wire.URL})
+			b.job = b.send(b.put("a.csv", rows(manyRows)))
+			running = append(running, b)
 		}
+	}
+	for _, b := range running {
+		t.Run(b.name, func(t *testing.T) {
+			<-b.sending
+			b.complete(b.job, manyRows)
+			if got := b.wire.Seen(); got < checkpoints {
+				t.Errorf("%d checkpoints were written, want at least %d", got, checkpoints)
+			}
+		})
 	}
 }
 

@@ -4,19 +4,31 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"attentive.internal/pkg/config"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/metrics"
 	"attentive.internal/pkg/queuetest"
 )
+
+func testExpander(js jetstream.JetStream) *Expander {
+	return &Expander{
+		Destination: config.Destination{ID: "acme"},
+		Account:     []string{"acme"},
+		JS:          js,
+		Metrics:     metrics.New(prometheus.NewRegistry(), []metrics.Destination{{ID: "acme", Kinds: []contract.Kind{contract.Expand}}}),
+	}
+}
 
 // Of two expanders of one job, the one that claimed last is the only one whose
 // batches are stored, also after it has removed its checkpoints.
 func TestAStaleExpanderStoresNothing(t *testing.T) {
 	t.Parallel()
 	conn := queuetest.Start(t).Conn(t)
-	x := &Expander{Destination: config.Destination{ID: "acme"}, Account: []string{"acme"}, JS: conn.JS}
+	x := testExpander(conn.JS)
 	const job = "0b7c1d7e-4a53-4c6e-9d0f-6f1f0d6f3a10"
 	rows := func(last uint64) *batch {
 		return &batch{row: last, messages: []*nats.Msg{{Subject: contract.ProfileSubject("acme", contract.Attributes, job), Data: []byte("row")}}}
@@ -70,7 +82,7 @@ func TestAStaleExpanderStoresNothing(t *testing.T) {
 func TestCheckpointsDoNotPileUp(t *testing.T) {
 	t.Parallel()
 	conn := queuetest.Start(t).Conn(t)
-	x := &Expander{Destination: config.Destination{ID: "acme"}, Account: []string{"acme"}, JS: conn.JS}
+	x := testExpander(conn.JS)
 	w, err := x.claim(t.Context(), "job")
 	if err != nil {
 		t.Fatal(err)
