@@ -1,5 +1,6 @@
 // Package prometheus_test runs Prometheus' own tool over the configuration, the
-// alert rules and their tests, and over every query of the dashboards.
+// alert rules and their tests, and Prometheus over a real run that every query of
+// the dashboards has to show.
 package prometheus_test
 
 import (
@@ -83,13 +84,41 @@ func TestAlertsAreTested(t *testing.T) {
 // TestDashboardQueries lets promtool parse each query as if it were a rule.
 func TestDashboardQueries(t *testing.T) {
 	t.Parallel()
+	var rules strings.Builder
+	rules.WriteString("groups:\n- name: dashboards\n  rules:\n")
+	for i, p := range panels(t) {
+		if len(p.queries) == 0 {
+			t.Errorf("panel %q asks for nothing", p.title)
+		}
+		for j, query := range p.queries {
+			expr, err := json.Marshal(query)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(&rules, "  - {record: \"panel:%d:%d\", expr: %s}\n", i, j, expr)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "dashboards.yml")
+	if err := os.WriteFile(file, []byte(rules.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	promtool(t, "check", "rules", file)
+}
+
+// panel is one panel of a dashboard.
+type panel struct {
+	title   string
+	queries []string
+}
+
+// panels returns those of all dashboards, with every destination chosen.
+func panels(t *testing.T) (list []panel) {
+	t.Helper()
 	files, err := filepath.Glob("../grafana/dashboards/*.json")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no dashboards: %v", err)
 	}
-	var rules strings.Builder
-	rules.WriteString("groups:\n- name: dashboards\n  rules:\n")
-	for i, file := range files {
+	for _, file := range files {
 		var dashboard struct {
 			Panels []struct {
 				Title   string
@@ -103,24 +132,15 @@ func TestDashboardQueries(t *testing.T) {
 		if err := json.Unmarshal(text, &dashboard); err != nil {
 			t.Fatalf("%s: %v", file, err)
 		}
-		for j, panel := range dashboard.Panels {
-			if len(panel.Targets) == 0 {
-				t.Errorf("%s: panel %q asks for nothing", file, panel.Title)
+		for _, found := range dashboard.Panels {
+			p := panel{title: found.Title}
+			for _, target := range found.Targets {
+				p.queries = append(p.queries, strings.ReplaceAll(target.Expr, "$destination", ".*"))
 			}
-			for k, target := range panel.Targets {
-				expr, err := json.Marshal(strings.ReplaceAll(target.Expr, "$destination", ".*"))
-				if err != nil {
-					t.Fatal(err)
-				}
-				fmt.Fprintf(&rules, "  - {record: \"panel:%d:%d:%d\", expr: %s}\n", i, j, k, expr)
-			}
+			list = append(list, p)
 		}
 	}
-	file := filepath.Join(t.TempDir(), "dashboards.yml")
-	if err := os.WriteFile(file, []byte(rules.String()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	promtool(t, "check", "rules", file)
+	return list
 }
 
 func read(t *testing.T, file string, into any) {
