@@ -32,6 +32,7 @@ type faults struct {
 	mu        sync.Mutex // guards what follows
 	resumed   chan struct{}
 	intercept func(op Op, name string) error
+	observe   func(op Op, name string)
 	quota     int64
 }
 
@@ -49,6 +50,16 @@ func (f *faults) Intercept(fn func(op Op, name string) error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.intercept = fn
+}
+
+// Observe calls fn after each open, close, rename and remove that was carried
+// out, before it is answered: an fn that cuts the connection loses the answer. A
+// nil fn stops it. fn is called concurrently. name is the path as the client
+// wrote it, of a rename the old one.
+func (f *faults) Observe(fn func(op Op, name string)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.observe = fn
 }
 
 // Quota lets n more bytes be stored; a write beyond fails as on a full disk.
@@ -90,6 +101,17 @@ func (f *faults) before(op Op, name string) error {
 		return nil
 	}
 	return fn(op, name)
+}
+
+// after tells the observer of an operation that ended with err, and returns err.
+func (f *faults) after(op Op, name string, err error) error {
+	f.mu.Lock()
+	fn := f.observe
+	f.mu.Unlock()
+	if fn != nil && err == nil {
+		fn(op, name)
+	}
+	return err
 }
 
 // take asks for n bytes of storage.

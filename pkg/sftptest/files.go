@@ -42,7 +42,7 @@ func (f *files) Filewrite(r *sftp.Request) (io.WriterAt, error) {
 		flags |= os.O_EXCL
 	}
 	file, err := os.OpenFile(f.server.Path(r.Filepath), flags, 0o600)
-	if err != nil {
+	if err := f.server.after(OpOpen, r.Filepath, err); err != nil {
 		return nil, err
 	}
 	return &upload{File: file, server: f.server, name: r.Filepath}, nil
@@ -60,12 +60,12 @@ func (f *files) Filecmd(r *sftp.Request) error {
 		if err := os.Link(path, f.server.Path(r.Target)); err != nil {
 			return err
 		}
-		return os.Remove(path)
+		return f.server.after(OpRename, r.Filepath, os.Remove(path))
 	case "Remove":
 		if err := f.server.before(OpRemove, r.Filepath); err != nil {
 			return err
 		}
-		return os.Remove(path)
+		return f.server.after(OpRemove, r.Filepath, os.Remove(path))
 	case "Mkdir":
 		return os.Mkdir(path, 0o700)
 	}
@@ -150,7 +150,8 @@ func (u *upload) WriteAt(p []byte, off int64) (int, error) {
 
 // Close ends the upload.
 func (u *upload) Close() error {
-	return errors.Join(u.server.before(OpClose, u.name), u.File.Close())
+	err := errors.Join(u.server.before(OpClose, u.name), u.File.Close())
+	return u.server.after(OpClose, u.name, err)
 }
 
 // atLeast raises v to n.

@@ -7,7 +7,9 @@ import (
 	"net"
 	"os"
 	"path"
+	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -201,6 +203,41 @@ func TestFaults(t *testing.T) {
 		s.Intercept(nil)
 		if err := put(c, file, b); err != nil {
 			t.Errorf("put without interceptor: %v", err)
+		}
+	})
+	t.Run("observe", func(t *testing.T) {
+		t.Parallel()
+		s := sftptest.Start(t, sftptest.Config{})
+		c := connect(t, s)
+		var mu sync.Mutex // guards got
+		var got []sftptest.Op
+		s.Observe(func(op sftptest.Op, name string) {
+			mu.Lock()
+			defer mu.Unlock()
+			if name != file {
+				t.Errorf("%s of %q observed, want %q", op, name, file)
+			}
+			got = append(got, op)
+			if op == sftptest.OpRename {
+				s.Drop()
+			}
+		})
+		if err := put(c, file, b); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Remove(file + "?"); err == nil {
+			t.Error("a file that is not there was removed")
+		}
+		if err := c.Rename(file, file+"2"); err == nil {
+			t.Error("the rename was answered over a dropped connection")
+		}
+		if _, err := os.Stat(s.Path(file + "2")); err != nil {
+			t.Errorf("the rename was not carried out: %v", err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if want := []sftptest.Op{sftptest.OpOpen, sftptest.OpClose, sftptest.OpRename}; !slices.Equal(got, want) {
+			t.Errorf("observed %v, want %v", got, want)
 		}
 	})
 	t.Run("cut", func(t *testing.T) {
