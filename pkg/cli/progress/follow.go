@@ -91,9 +91,10 @@ func (f *follower) work(state attentivev1.JobState, p *attentivev1.Progress, cha
 	}
 	switch total := p.GetProfilesTotal(); {
 	case state == attentivev1.JobState_JOB_STATE_SENDING && total > 0:
-		text += " profiles" + count(total-min(p.GetProfilesOutstanding(), total), total, Amount)
+		done := total - min(p.GetProfilesOutstanding(), total)
+		text += " profiles" + bar(done, total, amounts(done, total))
 	case p.GetRowsRead() > 0:
-		text += " rows" + count(p.GetRowsRead(), f.rows, Amount)
+		text += " rows" + bar(p.GetRowsRead(), f.rows, amounts(p.GetRowsRead(), f.rows))
 	}
 	f.line.show(text, pause)
 }

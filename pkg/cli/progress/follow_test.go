@@ -99,7 +99,7 @@ func TestFollowShowsHowFarItIs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "acme  uploading rows  [######------------------]  25%  250 of 1,000"; !strings.Contains(out.String(), want) {
+	if want := "acme  uploading rows  [#####---------------]  25%  250 of 1,000"; !strings.Contains(out.String(), want) {
 		t.Errorf("%q was never shown: %q", want, out.String())
 	}
 	if diff := cmp.Diff([]string{"acme  dead-lettered (source_missing)"}, terminal(t, out.String())); diff != "" {

@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -190,7 +191,7 @@ func (l *Line) show(text string, pause time.Duration) {
 // Bytes shows how much of the work is done, as often as can be read; a total of
 // zero is unknown.
 func (l *Line) Bytes(what string, done, total uint64) {
-	l.show(what+count(done, total, size), redrawEvery)
+	l.show(what+bar(done, total, sizes(done, total)), redrawEvery)
 }
 
 // End takes the line away.
@@ -209,17 +210,25 @@ func (l *Line) End() {
 }
 
 // barCells is the length of a bar.
-const barCells = 24
+const barCells = 20
 
-// count writes a bar and the numbers, or without a total only what is done.
-func count(done, total uint64, write func(uint64) string) string {
+// bar writes how much of total is done, and the numbers as given; without a
+// total there is no bar.
+func bar(done, total uint64, numbers string) string {
 	if total == 0 {
-		return "  " + write(done)
+		return "  " + numbers
 	}
 	share := min(float64(done)/float64(total), 1)
 	full := int(share * barCells)
-	bar := strings.Repeat("#", full) + strings.Repeat("-", barCells-full)
-	return fmt.Sprintf("  [%s] %3d%%  %s of %s", bar, int(share*100), write(done), write(total))
+	return fmt.Sprintf("  [%s%s] %3d%%  %s", strings.Repeat("#", full), strings.Repeat("-", barCells-full), int(share*100), numbers)
+}
+
+// amounts writes the numbers of a bar.
+func amounts(done, total uint64) string {
+	if total == 0 {
+		return Amount(done)
+	}
+	return Amount(done) + " of " + Amount(total)
 }
 
 // Amount writes a number as 1,234,567.
@@ -235,17 +244,20 @@ func Amount(n uint64) string {
 	return out.String()
 }
 
-// size writes a number of bytes as 1.5 MiB.
-func size(n uint64) string {
-	const unit = 1 << 10
-	if n < unit {
-		return fmt.Sprintf("%d B", n)
+// sizes writes numbers of bytes: "0.5 of 1.5 MiB".
+func sizes(done, total uint64) string {
+	unit, name := 1.0, "B"
+	for _, next := range []string{"KiB", "MiB", "GiB", "TiB"} {
+		if float64(max(done, total))/unit < 1<<10 {
+			break
+		}
+		unit, name = unit*(1<<10), next
 	}
-	value, prefix := float64(n)/unit, 0
-	for ; value >= unit && prefix < len("KMGT")-1; prefix++ {
-		value /= unit
+	write := func(n uint64) string { return strconv.FormatFloat(float64(n)/unit, 'f', min(1, int(unit)-1), 64) }
+	if total == 0 {
+		return write(done) + " " + name
 	}
-	return fmt.Sprintf("%.1f %ciB", value, "KMGT"[prefix])
+	return write(done) + " of " + write(total) + " " + name
 }
 
 // printable replaces what would control a terminal.

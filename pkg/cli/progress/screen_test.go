@@ -68,7 +68,7 @@ func TestLiveLinesStayBelowWhatIsSaid(t *testing.T) {
 		a.Bytes("reading a file with a long name.csv", 1_234_567, 2_469_134)
 		want := []string{
 			"segments  blocked: what to repair",
-			"segments  reading a file with a long name.csv  [############------------]  50%  1.2 MiB of 2.4 MiB",
+			"segments  reading a file with a long name.csv  [##########----------]  50%  1.2 of 2.4 MiB",
 			"attributes  storing a.csv  3.0 MiB",
 		}
 		want[1] = want[1][:76] + "..." // a line that wraps could not be redrawn
@@ -100,7 +100,7 @@ func TestPlainOutputIsQuiet(t *testing.T) {
 		}
 		line.Say(progress.Good, "succeeded\x1b[31m\nnot two lines")
 		line.End()
-		want := "segments  reading a.csv  [############------------]  50%  50 B of 100 B\n" +
+		want := "segments  reading a.csv  [##########----------]  50%  50 of 100 B\n" +
 			"segments  succeeded [31m not two lines\n"
 		if diff := cmp.Diff(want, out.String()); diff != "" {
 			t.Errorf("output (-want +got):\n%s", diff)
