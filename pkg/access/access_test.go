@@ -195,47 +195,58 @@ func TestSpelledOut(t *testing.T) {
 	}{
 		{
 			"an operator sees a destination that grants nothing",
-			access.Request{Requester: as(false, operator), Origin: access.Orchestration}, "",
+			access.Request{Requester: as(false, operator), Origin: access.Orchestration},
+			"",
 		},
 		{
 			"an administrator with restricted PII does not",
-			access.Request{Requester: as(true, administrator), Origin: access.Orchestration}, "restricted_pii",
+			access.Request{Requester: as(true, administrator), Origin: access.Orchestration},
+			"restricted_pii",
 		},
 		{
 			"an operator cannot send a campaign through a template that is not for campaigns",
-			access.Request{Requester: as(false, operator), Origin: access.Campaign}, "campaigns",
+			access.Request{Requester: as(false, operator), Origin: access.Campaign},
+			"campaigns",
 		},
 		{
 			"an Amp360 user sends query results where the template allows business users",
-			access.Request{Requester: as(false, amp360), Origin: access.Orchestration, Template: access.Permissions{BusinessUsers: true}}, "",
+			access.Request{Requester: as(false, amp360), Origin: access.Orchestration, Template: access.Permissions{BusinessUsers: true}},
+			"",
 		},
 		{
 			"an Amp360 user sends no campaign",
-			access.Request{Requester: as(false, amp360), Origin: access.Campaign, Campaigns: true, Destination: access.Permissions{BusinessUsers: true}}, "policy",
+			access.Request{Requester: as(false, amp360), Origin: access.Campaign, Campaigns: true, Destination: access.Permissions{BusinessUsers: true}},
+			"policy",
 		},
 		{
 			"an AmpIQ user sends a campaign",
-			access.Request{Requester: as(false, ampIQ), Origin: access.Campaign, Campaigns: true, Destination: access.Permissions{BusinessUsers: true}}, "",
+			access.Request{Requester: as(false, ampIQ), Origin: access.Campaign, Campaigns: true, Destination: access.Permissions{BusinessUsers: true}},
+			"",
 		},
 		{
 			"an AmpIQ user sends no query results",
-			access.Request{Requester: as(false, ampIQ), Origin: access.Orchestration, Destination: access.Permissions{BusinessUsers: true}}, "policy",
+			access.Request{Requester: as(false, ampIQ), Origin: access.Orchestration, Destination: access.Permissions{BusinessUsers: true}},
+			"policy",
 		},
 		{
 			"one policy that suffices is enough",
-			access.Request{Requester: as(false, ampIQ, operator), Origin: access.Orchestration}, "",
+			access.Request{Requester: as(false, ampIQ, operator), Origin: access.Orchestration},
+			"",
 		},
 		{
 			"a policy nobody knows gives nothing",
-			access.Request{Requester: as(false, attentivev1.Policy(99)), Origin: access.Orchestration, Destination: access.Permissions{BusinessUsers: true}}, "policy",
+			access.Request{Requester: as(false, attentivev1.Policy(99)), Origin: access.Orchestration, Destination: access.Permissions{BusinessUsers: true}},
+			"policy",
 		},
 		{
 			"business users are not services",
-			access.Request{Origin: access.Orchestration, Destination: access.Permissions{BusinessUsers: true, RestrictedPII: true}}, "services",
+			access.Request{Origin: access.Orchestration, Destination: access.Permissions{BusinessUsers: true, RestrictedPII: true}},
+			"services",
 		},
 		{
 			"an origin that is missing is judged as a campaign",
-			access.Request{Requester: as(false, operator)}, "campaigns",
+			access.Request{Requester: as(false, operator)},
+			"campaigns",
 		},
 	}
 	for _, tt := range tests {

@@ -89,7 +89,7 @@ func readSecret(path string) (_ string, err error) {
 	if err != nil {
 		return "", missing("secret: %w; let the process read that file", err)
 	}
-	defer f.Close() // it was only read
+	defer func() { _ = f.Close() }() // it was only read
 	data, err := io.ReadAll(io.LimitReader(f, maxSecretBytes+1))
 	if err != nil {
 		return "", missing("secret: %w; let the process read that file", err)

@@ -49,7 +49,7 @@ type session struct {
 	// valid ends when the deliveries of the session become void. It outlasts
 	// Run, whose messages may be acknowledged later. A field because it is the
 	// lifetime of deliveries, not of a call.
-	valid context.Context
+	valid context.Context //nolint:containedctx // as said above
 	void  context.CancelFunc
 
 	// The rest is guarded by Consumer.mu.

@@ -82,7 +82,7 @@ func freePorts(t testing.TB, n int) []int {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close()
+		defer func() { _ = l.Close() }() // at the end, so that no port is found twice
 		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
 	}
 	return ports
