@@ -33,7 +33,8 @@ const (
 	Rejected Stage = "rejected"
 	// Duplicate rows name somebody who is in the segment already.
 	Duplicate Stage = "duplicate"
-	// Sent rows are published, or their call was answered with success.
+	// Sent rows are published, or stored as profiles; sent profiles are those
+	// whose call was answered with success.
 	Sent Stage = "sent"
 )
 
