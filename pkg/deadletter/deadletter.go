@@ -16,7 +16,7 @@
 //     second one harmless.
 //
 // A replayed message is new to the queue but not newer than what was published
-// since: [Place] tells where it belongs.
+// since: [Place] tells where it belongs, and [Published] how old it is.
 //
 // Letters hold the message as it was, personal data included. What we say of the
 // failure holds none.
@@ -78,6 +78,10 @@ type Origin struct {
 	// Place is the sequence at which the message was first published. It is
 	// Sequence unless the message is a replay.
 	Place uint64
+	// Published is when the message was first published, as [Published] tells
+	// it. Zero when whoever gave it up did not say: a replay then counts as
+	// published anew.
+	Published time.Time
 }
 
 // Class is the class of the failure that ended the message.

@@ -367,7 +367,9 @@ func TestReplayForced(t *testing.T) {
 func TestReplayedMessageDiesAgain(t *testing.T) {
 	t.Parallel()
 	c, s := open(t)
-	put(t, s, letter(7))
+	first := letter(7)
+	first.Origin.Published = first.First.Add(-time.Hour)
+	put(t, s, first)
 	for n := range 3 {
 		id := uint64(n + 1)
 		if _, err := s.Replay(t.Context(), id, deadletter.Forced); err != nil {
@@ -379,6 +381,7 @@ func TestReplayedMessageDiesAgain(t *testing.T) {
 		}
 		again := letter(m.Sequence + 100) // as in a stream that is that far
 		again.Header = m.Header
+		again.Origin.Published = deadletter.Published(m.Header, time.Now())
 		put(t, s, again)
 		got, err := s.Get(t.Context(), id+1)
 		if err != nil {
@@ -386,6 +389,9 @@ func TestReplayedMessageDiesAgain(t *testing.T) {
 		}
 		if got.Origin.Place != 7 || got.Origin.Sequence != m.Sequence+100 {
 			t.Errorf("origin = %+v, want place 7 of sequence %d", got.Origin, m.Sequence+100)
+		}
+		if !got.Origin.Published.Equal(first.Origin.Published) {
+			t.Errorf("published %v, want %v: a replay is as old as the message", got.Origin.Published, first.Origin.Published)
 		}
 		for _, key := range []string{deadletter.HeaderReplay, deadletter.HeaderForce} {
 			if got.Header.Get(key) != "" {
@@ -536,6 +542,38 @@ func TestPlace(t *testing.T) {
 			}
 			if got := deadletter.Place(h, 50); got != tt.want {
 				t.Errorf("Place = %d, want %d", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestPublished(t *testing.T) {
+	t.Parallel()
+	stored := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	tests := []struct {
+		name              string
+		replay, published string
+		want              time.Time
+	}{
+		{"no replay", "", "", stored},
+		{"a publisher cannot make a message old", "", "2026-11-01T00:00:00Z", stored},
+		{"replay", "3", "2026-11-01T00:00:00Z", time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)},
+		{"replay of a letter that does not say", "3", "", stored},
+		{"no time", "3", "yesterday", stored},
+		{"after it was stored", "3", "2026-11-24T00:00:00Z", stored},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			h := nats.Header{}
+			if tt.replay != "" {
+				h.Set(deadletter.HeaderReplay, tt.replay)
+			}
+			if tt.published != "" {
+				h.Set(deadletter.HeaderPublished, tt.published)
+			}
+			if got := deadletter.Published(h, stored); !got.Equal(tt.want) {
+				t.Errorf("Published = %v, want %v", got, tt.want)
 			}
 		})
 	}

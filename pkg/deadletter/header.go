@@ -43,6 +43,9 @@ const (
 	// HeaderPlace holds the sequence at which the message was first published;
 	// see [Place].
 	HeaderPlace = "Attentive-Place"
+	// HeaderPublished holds when the message was first published; see
+	// [Published].
+	HeaderPublished = "Attentive-Published"
 	// HeaderForce is set when the operator overrides the guards
 	// (empty_audience, audience_shrank).
 	HeaderForce = "Attentive-Force"
@@ -70,6 +73,20 @@ func Place(h nats.Header, sequence uint64) uint64 {
 	return place
 }
 
+// Published returns when a message was first published, by the broker's clock:
+// stored unless the message is a replay that tells. What a publisher wrote into a
+// message that is no replay does not count.
+func Published(h nats.Header, stored time.Time) time.Time {
+	if h.Get(HeaderReplay) == "" {
+		return stored
+	}
+	first, err := time.Parse(time.RFC3339Nano, h.Get(HeaderPublished))
+	if err != nil || first.After(stored) {
+		return stored
+	}
+	return first
+}
+
 // header returns the headers of the stored letter.
 func (l Letter) header() nats.Header {
 	h := nats.Header{}
@@ -88,6 +105,7 @@ func (l Letter) header() nats.Header {
 	set(HeaderSubject, l.Origin.Subject)
 	set(HeaderSequence, strconv.FormatUint(l.Origin.Sequence, 10))
 	set(HeaderPlace, strconv.FormatUint(l.Origin.Place, 10))
+	set(HeaderPublished, stamp(l.Origin.Published))
 	set(HeaderOriginMsgID, l.MsgID)
 	if detail := line(l.Detail, maxDetailBytes); detail != "" {
 		h.Set(HeaderDetail, detail)
@@ -105,7 +123,7 @@ func keepOriginal(h, original nats.Header) {
 	omitted, room := 0, maxOriginalBytes
 	for _, key := range keys {
 		switch key {
-		case nats.MsgIdHdr, HeaderReplay, HeaderPlace, HeaderForce:
+		case nats.MsgIdHdr, HeaderReplay, HeaderPlace, HeaderPublished, HeaderForce:
 			continue // kept apart, or of an earlier replay
 		}
 		for _, value := range original[key] {
@@ -154,6 +172,7 @@ func parse(subject string, h nats.Header) (Letter, error) {
 	l.Attempts, _ = strconv.Atoi(h.Get(HeaderAttempts))
 	l.First, _ = time.Parse(time.RFC3339Nano, h.Get(HeaderFirst))
 	l.Last, _ = time.Parse(time.RFC3339Nano, h.Get(HeaderLast))
+	l.Origin.Published, _ = time.Parse(time.RFC3339Nano, h.Get(HeaderPublished))
 	l.Origin.Sequence, _ = strconv.ParseUint(h.Get(HeaderSequence), 10, 64)
 	l.Origin.Place, _ = strconv.ParseUint(h.Get(HeaderPlace), 10, 64)
 	for key, values := range h {

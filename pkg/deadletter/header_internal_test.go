@@ -47,10 +47,10 @@ func FuzzHeader(f *testing.F) {
 			Kind: contract.Subscribe, Destination: "acme", Job: contract.LiveJob,
 			Reason: fault.Rejected, Detail: detail, Attempts: attempts, MsgID: id, Worker: "w",
 			First: time.Unix(1, 0).UTC(), Last: time.Unix(2, 0).UTC(),
-			Origin: Origin{Stream: "S", Subject: "s", Sequence: 9, Place: 7},
+			Origin: Origin{Stream: "S", Subject: "s", Sequence: 9, Place: 7, Published: time.Unix(0, 5).UTC()},
 			Header: nats.Header{},
 		}
-		if key != "" && key != nats.MsgIdHdr && key != HeaderReplay && key != HeaderPlace && key != HeaderForce && len(value) < 1<<10 && len(key) < 1<<10 {
+		if key != "" && key != nats.MsgIdHdr && key != HeaderReplay && key != HeaderPlace && key != HeaderPublished && key != HeaderForce && len(value) < 1<<10 && len(key) < 1<<10 {
 			put.Header[key] = []string{value}
 		}
 		h := put.header()

@@ -245,6 +245,9 @@ func (l Letter) message(mode Mode) *nats.Msg {
 	}
 	h.Set(HeaderReplay, strconv.FormatUint(l.ID, 10))
 	h.Set(HeaderPlace, strconv.FormatUint(l.Origin.Place, 10))
+	if published := stamp(l.Origin.Published); published != "" {
+		h.Set(HeaderPublished, published)
+	}
 	if mode == Forced {
 		h.Set(HeaderForce, "true")
 	}
