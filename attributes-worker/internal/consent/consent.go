@@ -14,14 +14,16 @@
 //
 // The entry of a person lives in the KV bucket attentive_consent under a keyed
 // hash of account, person, channel and type. Of two operations the one published
-// later is newer: places are sequences of one incarnation of the stream of
-// profiles. Changes are compare-and-set; the caller keeps two operations of one
-// person from running at a time in this process.
+// later is newer: that with the higher place in the stream of profiles, and any of
+// a stream that was made anew. Changes are compare-and-set, and may be repeated when
+// their answer was lost; the caller keeps two operations of one person from running
+// at a time in this process.
 package consent
 
 import (
 	"context"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -58,6 +60,11 @@ type Request struct {
 	Operation Operation
 	// Place of the message in the order of publication; it tells messages apart.
 	Place uint64
+	// Unsent says that no call for this message is without an answer as far as
+	// the caller knows. Then an intent that this Ledger has written for it is one
+	// whose call was not made, because Begin was not answered, or had no effect,
+	// because Abandon was not: it is as good as new.
+	Unsent bool
 }
 
 // Decision is what to do with a request.
@@ -108,38 +115,67 @@ type entry struct {
 	Operation Operation `json:"operation,omitempty"`
 	State     state     `json:"state,omitempty"` // empty: nothing is known
 	Place     uint64    `json:"place,omitempty"`
-	Time      time.Time `json:"time"`
+	// Stream is when the stream was made in which Place is.
+	Stream int64     `json:"stream,omitempty"`
+	Time   time.Time `json:"time"`
+	// Writer of an intent.
+	Writer string `json:"writer,omitempty"`
 	// Before is what was there when the intent was written.
 	Before *entry `json:"before,omitempty"`
+}
+
+// Config says how a Ledger keeps entries.
+type Config struct {
+	// Key is that of the hash, 16 bytes at least. It must stay the same for as long
+	// as the entries are kept.
+	Key []byte
+	// Settle is how long a call without an answer may still take effect.
+	Settle time.Duration
+	// Stream is when the stream was made whose sequences places are.
+	Stream time.Time
 }
 
 // Ledger keeps entries. It is safe for concurrent use.
 type Ledger struct {
 	kv     jetstream.KeyValue
-	key    []byte
-	settle time.Duration
+	cfg    Config
+	writer string // tells the intents of this Ledger from those of all others
 }
 
-// New returns a Ledger over the bucket attentive_consent. key, 16 bytes at
-// least, is that of the hash; it must stay the same for as long as the entries
-// are kept. settle is how long a call without an answer may still take effect.
-func New(kv jetstream.KeyValue, key []byte, settle time.Duration) *Ledger {
-	return &Ledger{kv: kv, key: key, settle: settle}
+// New returns a Ledger over the bucket attentive_consent.
+func New(kv jetstream.KeyValue, cfg Config) *Ledger {
+	return &Ledger{kv: kv, cfg: cfg, writer: rand.Text()}
+}
+
+// change changes the entry of the person that r is about.
+func (l *Ledger) change(ctx context.Context, r Request, what string, change func(*entry) error) error {
+	err := cas.Change(ctx, l.kv, l.keyOf(r.Person), func(e *entry) error {
+		if e.Stream != l.cfg.Stream.UnixNano() {
+			e.Place, e.Stream = 0, l.cfg.Stream.UnixNano() // older than all in the stream that is
+		}
+		return change(e)
+	})
+	if err != nil {
+		return fmt.Errorf("%s an operation in %s: %w", what, l.kv.Bucket(), err)
+	}
+	return nil
+}
+
+// entry makes the entry that r leads to.
+func (l *Ledger) entry(r Request, s state) entry {
+	return entry{Operation: r.Operation, State: s, Place: r.Place, Stream: l.cfg.Stream.UnixNano(), Time: time.Now().UTC()}
 }
 
 // Look decides about r before its turn has come, and begins nothing. A request
 // that is Unchanged is remembered as the newest: what was published before it
 // is superseded from now on.
 func (l *Ledger) Look(ctx context.Context, r Request) (Decision, error) {
-	var decision Decision
-	err := cas.Change(ctx, l.kv, l.keyOf(r.Person), func(e *entry) error {
+	decision := Busy
+	err := l.change(ctx, r, "look at", func(e *entry) error {
 		decision = l.decide(*e, r, time.Now())
 		return e.confirm(decision, r)
 	})
-	if err != nil {
-		return Busy, l.failed("look at", err)
-	}
-	return decision, nil
+	return decision, err
 }
 
 // confirm moves an accepted entry on to the place of a later request of the
@@ -156,25 +192,28 @@ func (e *entry) confirm(d Decision, r Request) error {
 // the caller makes the call and then ends the request by Accept, Abandon or, when
 // the outcome is not known and cannot be found out, GiveUp.
 func (l *Ledger) Begin(ctx context.Context, r Request) (Decision, error) {
-	var decision Decision
-	err := cas.Change(ctx, l.kv, l.keyOf(r.Person), func(e *entry) error {
-		if decision = l.decide(*e, r, time.Now()); decision != Send {
+	decision := Busy
+	err := l.change(ctx, r, "begin", func(e *entry) error {
+		decision = l.decide(*e, r, time.Now())
+		switch {
+		case decision != Send:
 			return e.confirm(decision, r)
+		case e.State == intent && e.Place == r.Place:
+			e.Time = time.Now().UTC()
+			return nil
 		}
-		// Also an older intent that is overtaken is kept: should this one be
-		// abandoned, its outcome is as unknown as it was.
-		var before *entry
+		next := l.entry(r, intent)
+		next.Writer = l.writer
 		if e.State != "" {
+			// Also an older intent that is overtaken is kept: should this one be
+			// abandoned, its outcome is as unknown as it was.
 			overtaken := *e
-			before = &overtaken
+			next.Before = &overtaken
 		}
-		*e = entry{Operation: r.Operation, State: intent, Place: r.Place, Time: time.Now().UTC(), Before: before}
+		*e = next
 		return nil
 	})
-	if err != nil {
-		return Busy, l.failed("begin", err)
-	}
-	return decision, nil
+	return decision, err
 }
 
 // decide is the table of decisions.
@@ -190,9 +229,11 @@ func (l *Ledger) decide(e entry, r Request, now time.Time) Decision {
 		return Send
 	case e.Place > r.Place:
 		return Busy
+	case e.State == intent && e.Place == r.Place && e.Writer == l.writer && r.Unsent:
+		return Send
 	case e.Operation == r.Operation:
 		return Unknown
-	case now.Sub(e.Time) < l.settle:
+	case now.Sub(e.Time) < l.cfg.Settle:
 		return Busy // the call may still be under way: ours must come after it
 	}
 	return Send
@@ -200,60 +241,56 @@ func (l *Ledger) decide(e entry, r Request, now time.Time) Decision {
 
 // Since returns when the operation that r found Unknown was begun.
 func (l *Ledger) Since(ctx context.Context, r Request) (time.Time, error) {
-	e, _, err := cas.Load[entry](ctx, l.kv, l.keyOf(r.Person))
-	if err != nil {
-		return time.Time{}, l.failed("look at", err)
-	}
-	return e.Time, nil
+	var since time.Time
+	err := l.change(ctx, r, "look at", func(e *entry) error {
+		since = e.Time
+		return cas.ErrKeep
+	})
+	return since, err
 }
 
-// Accept records that r had its effect.
+// Accept records that r had its effect, unless something newer is there.
 func (l *Ledger) Accept(ctx context.Context, r Request) error {
-	return l.end(ctx, r, "accept", func(e *entry) {
-		*e = entry{Operation: r.Operation, State: accepted, Place: r.Place, Time: time.Now().UTC()}
-	})
-}
-
-// Abandon takes the intent back: r certainly had no effect.
-func (l *Ledger) Abandon(ctx context.Context, r Request) error {
-	return l.end(ctx, r, "abandon", func(e *entry) {
-		if e.Before != nil {
-			*e = *e.Before
-			return
-		}
-		*e = entry{Time: time.Now().UTC()}
-	})
-}
-
-// GiveUp records that it will never be known whether r had its effect.
-func (l *Ledger) GiveUp(ctx context.Context, r Request) error {
-	return l.end(ctx, r, "give up", func(e *entry) {
-		*e = entry{Operation: r.Operation, State: unknown, Place: r.Place, Time: time.Now().UTC(), Before: e.Before}
-	})
-}
-
-// end changes the entry unless something newer is there.
-func (l *Ledger) end(ctx context.Context, r Request, what string, change func(*entry)) error {
-	err := cas.Change(ctx, l.kv, l.keyOf(r.Person), func(e *entry) error {
+	return l.change(ctx, r, "accept", func(e *entry) error {
 		if e.Place > r.Place {
 			return cas.ErrKeep
 		}
-		change(e)
+		*e = l.entry(r, accepted)
 		return nil
 	})
-	if err != nil {
-		return l.failed(what, err)
-	}
-	return nil
 }
 
-func (l *Ledger) failed(what string, err error) error {
-	return fmt.Errorf("%s an operation in %s: %w", what, l.kv.Bucket(), err)
+// Abandon takes the intent of r back, if it is this Ledger's: r certainly had no
+// effect.
+func (l *Ledger) Abandon(ctx context.Context, r Request) error {
+	return l.change(ctx, r, "abandon", func(e *entry) error {
+		switch {
+		case e.State != intent || e.Place != r.Place || e.Writer != l.writer:
+			return cas.ErrKeep // taken back already, or overtaken
+		case e.Before != nil:
+			*e = *e.Before
+		default:
+			*e = entry{Time: time.Now().UTC()}
+		}
+		return nil
+	})
+}
+
+// GiveUp records that it will never be known whether r had its effect, unless
+// it became known or something newer is there.
+func (l *Ledger) GiveUp(ctx context.Context, r Request) error {
+	return l.change(ctx, r, "give up", func(e *entry) error {
+		if e.Place > r.Place || e.State == accepted {
+			return cas.ErrKeep
+		}
+		*e = l.entry(r, unknown)
+		return nil
+	})
 }
 
 // keyOf hashes who and what, so that the bucket names nobody.
 func (l *Ledger) keyOf(p Person) string {
-	mac := hmac.New(sha256.New, l.key)
+	mac := hmac.New(sha256.New, l.cfg.Key)
 	mac.Write([]byte(strings.Join([]string{p.Account, p.Channel, p.Type, p.Identifier}, "\x00")))
 	return hex.EncodeToString(mac.Sum(nil)[:16])
 }

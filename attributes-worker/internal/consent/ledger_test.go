@@ -32,6 +32,13 @@ func bucket(t *testing.T) jetstream.KeyValue {
 	return kv
 }
 
+// streamMade is when the stream of the places in these tests was made.
+var streamMade = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
+func open(kv jetstream.KeyValue, key []byte, settle time.Duration) *consent.Ledger {
+	return consent.New(kv, consent.Config{Key: key, Settle: settle, Stream: streamMade})
+}
+
 func subscribe(place uint64) consent.Request {
 	return consent.Request{Person: ann, Operation: consent.Subscribe, Place: place}
 }
@@ -66,6 +73,36 @@ func accept(r consent.Request) step {
 
 func abandon(r consent.Request) step {
 	return func(ctx context.Context, l *consent.Ledger) error { return l.Abandon(ctx, r) }
+}
+
+// refused is a call that the API refuses, by the worker that begins it.
+func refused(r consent.Request) step {
+	return func(ctx context.Context, l *consent.Ledger) error {
+		if err := begin(r, consent.Send)(ctx, l); err != nil {
+			return err
+		}
+		for range 2 { // the answer to the first was lost
+			if err := l.Abandon(ctx, r); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// lost is a call whose intent is stored, though the worker was not told, or
+// which was refused, though the worker could not take the intent back.
+func lost(r consent.Request) step {
+	return func(ctx context.Context, l *consent.Ledger) error {
+		if err := begin(r, consent.Send)(ctx, l); err != nil {
+			return err
+		}
+		if err := begin(r, consent.Unknown)(ctx, l); err != nil {
+			return err
+		}
+		r.Unsent = true
+		return begin(r, consent.Send)(ctx, l)
+	}
 }
 
 func giveUp(r consent.Request) step {
@@ -114,16 +151,16 @@ func TestDecisions(t *testing.T) {
 			begin(subscribe(1), consent.Superseded),
 		}},
 		{"refused by the API: as if never begun", never, []step{
-			begin(subscribe(1), consent.Send), abandon(subscribe(1)), begin(subscribe(1), consent.Send),
+			refused(subscribe(1)), begin(subscribe(1), consent.Send),
 		}},
 		{"refused by the API: what was accepted before holds", never, []step{
 			begin(subscribe(1), consent.Send), accept(subscribe(1)),
-			begin(unsubscribe(2), consent.Send), abandon(unsubscribe(2)),
+			refused(unsubscribe(2)),
 			begin(subscribe(3), consent.Unchanged),
 		}},
 		{"refused by the API: what was unknown before still is", 0, []step{
 			begin(subscribe(1), consent.Send),
-			begin(unsubscribe(2), consent.Send), abandon(unsubscribe(2)),
+			refused(unsubscribe(2)),
 			begin(subscribe(1), consent.Unknown),
 		}},
 		{"given up: the same operation is not simply made again", never, []step{
@@ -132,6 +169,23 @@ func TestDecisions(t *testing.T) {
 		{"given up: the opposite is made", 0, []step{
 			begin(subscribe(1), consent.Send), giveUp(subscribe(1)), begin(unsubscribe(2), consent.Send), accept(unsubscribe(2)),
 			begin(subscribe(3), consent.Send),
+		}},
+		{"refused by the API, and repeated by its worker", never, []step{
+			begin(subscribe(1), consent.Send), accept(subscribe(1)), refused(unsubscribe(2)), refused(unsubscribe(2)),
+			begin(subscribe(3), consent.Unchanged),
+		}},
+		{"an intent of a worker that does not know that it is stored", never, []step{
+			lost(subscribe(1)), begin(subscribe(1), consent.Unknown), accept(subscribe(1)), lost(unsubscribe(2)),
+		}},
+		{"an intent of another worker is not for this one to judge", never, []step{
+			begin(subscribe(1), consent.Send), abandon(subscribe(1)),
+			begin(consent.Request{Person: ann, Operation: consent.Subscribe, Place: 1, Unsent: true}, consent.Unknown),
+		}},
+		{"given up: older ones are superseded", never, []step{
+			begin(subscribe(2), consent.Send), giveUp(subscribe(2)), begin(unsubscribe(1), consent.Superseded),
+		}},
+		{"given up, but known since", never, []step{
+			begin(subscribe(2), consent.Send), accept(subscribe(2)), giveUp(subscribe(2)), begin(subscribe(3), consent.Unchanged),
 		}},
 		{"an answer that comes after a later operation's", 0, []step{
 			begin(subscribe(1), consent.Send), begin(unsubscribe(2), consent.Send), accept(unsubscribe(2)),
@@ -150,11 +204,90 @@ func TestDecisions(t *testing.T) {
 			key := append([]byte{byte(i)}, hashKey...)
 			for n, do := range tt.steps {
 				// A new ledger each time: a worker that has just started knows as much.
-				if err := do(t.Context(), consent.New(kv, key, tt.settle)); err != nil {
+				if err := do(t.Context(), open(kv, key, tt.settle)); err != nil {
 					t.Fatalf("step %d: %v", n+1, err)
 				}
 			}
 		})
+	}
+}
+
+// A stream that is made anew counts from 1 again: what is published there is
+// newer than all before.
+func TestPlacesOfAStreamMadeAnew(t *testing.T) {
+	t.Parallel()
+	kv := bucket(t)
+	old := open(kv, hashKey, 0)
+	for _, do := range []step{begin(subscribe(70), consent.Send), accept(subscribe(70))} {
+		if err := do(t.Context(), old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	anew := consent.New(kv, consent.Config{Key: hashKey, Stream: streamMade.Add(time.Hour)})
+	for n, do := range []step{
+		begin(subscribe(1), consent.Unchanged),
+		begin(unsubscribe(2), consent.Send), accept(unsubscribe(2)),
+		begin(subscribe(1), consent.Superseded), begin(subscribe(3), consent.Send),
+	} {
+		if err := do(t.Context(), anew); err != nil {
+			t.Fatalf("step %d: %v", n+1, err)
+		}
+	}
+}
+
+// The connection breaks at the n-th write, for every n: before the broker gets
+// it, or before the worker is told. Every step is repeated until it succeeds.
+func TestLostAnswersChangeNothing(t *testing.T) {
+	t.Parallel()
+	server := queuetest.Start(t)
+	server.Conn(t) // ensures the bucket
+	writes := func(subject string) bool { return strings.HasPrefix(subject, "$KV.") }
+	for _, moment := range []queuetest.Moment{queuetest.Before, queuetest.After} {
+		for n := range 7 {
+			t.Run(fmt.Sprintf("%s write %d", moment, n), func(t *testing.T) {
+				t.Parallel()
+				wire := queuetest.StartTripwire(t, server.URL, queuetest.Trip{At: n, Moment: moment, Counts: writes})
+				kv, err := queuetest.Connect(t, wire.URL).JS.KeyValue(t.Context(), broker.BucketConsent)
+				if err != nil {
+					t.Fatal(err)
+				}
+				l := open(kv, append([]byte(t.Name()), hashKey...), time.Hour)
+				again := func(do func(context.Context) error) {
+					t.Helper()
+					for t.Context().Err() == nil {
+						ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+						err = do(ctx)
+						cancel()
+						if err == nil {
+							return
+						}
+					}
+					t.Fatal(err)
+				}
+				decide := func(r consent.Request, want consent.Decision) {
+					t.Helper()
+					r.Unsent = true
+					again(func(ctx context.Context) error {
+						got, err := l.Begin(ctx, r)
+						if err == nil && got != want {
+							t.Errorf("%s at %d: %v, want %v", r.Operation, r.Place, got, want)
+						}
+						return err
+					})
+				}
+				decide(subscribe(1), consent.Send)
+				again(func(ctx context.Context) error { return l.Accept(ctx, subscribe(1)) })
+				decide(unsubscribe(2), consent.Send)
+				again(func(ctx context.Context) error { return l.Abandon(ctx, unsubscribe(2)) })
+				decide(subscribe(3), consent.Unchanged)
+				decide(unsubscribe(4), consent.Send)
+				again(func(ctx context.Context) error { return l.GiveUp(ctx, unsubscribe(4)) })
+				decide(subscribe(3), consent.Superseded)
+				if got := wire.Seen(); got < 6 {
+					t.Errorf("%d writes, want at least 6", got)
+				}
+			})
+		}
 	}
 }
 
@@ -166,7 +299,7 @@ func TestCrashBetweenIntentAndAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := time.Now().Add(-time.Second)
-	if d, err := consent.New(kv, hashKey, time.Hour).Begin(t.Context(), subscribe(1)); err != nil || d != consent.Send {
+	if d, err := open(kv, hashKey, time.Hour).Begin(t.Context(), subscribe(1)); err != nil || d != consent.Send {
 		t.Fatalf("Begin() = %v, %v", d, err)
 	}
 	server.Restart()
@@ -174,7 +307,7 @@ func TestCrashBetweenIntentAndAnswer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	after := consent.New(kv, hashKey, time.Hour)
+	after := open(kv, hashKey, time.Hour)
 	if d, err := after.Begin(t.Context(), subscribe(1)); err != nil || d != consent.Unknown {
 		t.Errorf("Begin() = %v, %v after a crash, want unknown", d, err)
 	}
@@ -196,7 +329,7 @@ func TestOneOfManyWritersSends(t *testing.T) {
 				if round%2 == 1 {
 					r = unsubscribe(2*round + 1)
 				}
-				switch d, err := consent.New(kv, hashKey, time.Hour).Begin(t.Context(), r); {
+				switch d, err := open(kv, hashKey, time.Hour).Begin(t.Context(), r); {
 				case err != nil:
 					t.Errorf("Begin(): %v", err)
 				case d == consent.Send:
@@ -216,7 +349,7 @@ func TestOneOfManyWritersSends(t *testing.T) {
 		if round%2 == 1 {
 			r = unsubscribe(2*round + 1)
 		}
-		if err := consent.New(kv, hashKey, time.Hour).Accept(t.Context(), r); err != nil {
+		if err := open(kv, hashKey, time.Hour).Accept(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -224,7 +357,7 @@ func TestOneOfManyWritersSends(t *testing.T) {
 
 func TestSubscriptionsAreKeptApart(t *testing.T) {
 	t.Parallel()
-	l := consent.New(bucket(t), hashKey, time.Hour)
+	l := open(bucket(t), hashKey, time.Hour)
 	people := []consent.Person{
 		ann,
 		{Account: "other", Identifier: ann.Identifier, Channel: "TEXT", Type: "MARKETING"},
@@ -246,7 +379,7 @@ func TestSubscriptionsAreKeptApart(t *testing.T) {
 func TestBucketNamesNobody(t *testing.T) {
 	t.Parallel()
 	kv := bucket(t)
-	l := consent.New(kv, hashKey, time.Hour)
+	l := open(kv, hashKey, time.Hour)
 	for place, id := range []string{"+12125550100", "ann@example.com"} {
 		r := consent.Request{Person: consent.Person{Account: "acme", Identifier: id, Channel: "TEXT", Type: "MARKETING"}, Operation: consent.Subscribe, Place: uint64(place)}
 		if _, err := l.Begin(t.Context(), r); err != nil {
@@ -269,7 +402,7 @@ func TestBucketNamesNobody(t *testing.T) {
 		}
 	}
 	// Without the key nobody can tell whether a number is among them.
-	other := consent.New(kv, bytes.Repeat([]byte{7}, 32), time.Hour)
+	other := open(kv, bytes.Repeat([]byte{7}, 32), time.Hour)
 	if d, err := other.Look(t.Context(), consent.Request{Person: ann, Operation: consent.Subscribe, Place: 0}); err != nil || d != consent.Send {
 		t.Errorf("Look() = %v, %v with another key; want what nobody has begun", d, err)
 	}
@@ -285,7 +418,7 @@ func TestErrorsNameNobody(t *testing.T) {
 	server.Stop()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	l := consent.New(kv, hashKey, time.Hour)
+	l := open(kv, hashKey, time.Hour)
 	_, beginErr := l.Begin(ctx, subscribe(1))
 	_, lookErr := l.Look(ctx, subscribe(1))
 	for _, err := range []error{beginErr, lookErr, l.Accept(ctx, subscribe(1))} {
