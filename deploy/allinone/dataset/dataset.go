@@ -24,6 +24,17 @@ type Config struct {
 	Seed uint64
 }
 
+// Validate says what cannot be made.
+func (c Config) Validate() error {
+	if c.Rows < 300 || c.Profiles < 200 {
+		return fmt.Errorf("%d rows and %d profiles asked for: at least 300 and 200 are needed", c.Rows, c.Profiles)
+	}
+	if most := len(areas) * exchanges * lines; c.Rows > most || c.Profiles > most {
+		return fmt.Errorf("%d rows and %d profiles asked for: there are %d people", c.Rows, c.Profiles, most)
+	}
+	return nil
+}
+
 // Group is one treatment group's audience file.
 type Group struct {
 	// Name of the treatment group.
@@ -45,6 +56,21 @@ type Counts struct {
 	Duplicate int
 	// Rejected rows, by reason.
 	Rejected map[string]int
+}
+
+// Plus returns the counts of two files that have no person in common, or whose
+// people count once for each.
+func (c Counts) Plus(d Counts) Counts {
+	sum := Counts{
+		Rows: c.Rows + d.Rows, Sent: c.Sent + d.Sent, Duplicate: c.Duplicate + d.Duplicate,
+		Rejected: make(map[string]int),
+	}
+	for _, counts := range []map[string]int{c.Rejected, d.Rejected} {
+		for reason, n := range counts {
+			sum.Rejected[reason] += n
+		}
+	}
+	return sum
 }
 
 // Attributes is the attributes file.
@@ -69,8 +95,8 @@ const previewRows = 50
 
 // Write makes the files in dir, which must exist, and returns what is in them.
 func Write(dir string, cfg Config) (Set, error) {
-	if cfg.Rows < 300 || cfg.Profiles < 200 {
-		return Set{}, fmt.Errorf("dataset: %d rows and %d profiles asked for: at least 300 and 200 are needed", cfg.Rows, cfg.Profiles)
+	if err := cfg.Validate(); err != nil {
+		return Set{}, err
 	}
 	people := newPeople(cfg.Seed)
 	set := Set{Groups: []Group{

@@ -48,7 +48,7 @@ func newProfiles(cfg Config) iter.Seq[profile] {
 		people := newPeople(cfg.Seed)
 		random := rand.New(rand.NewPCG(cfg.Seed, 0))
 		for i := 1; i <= cfg.Profiles; i++ {
-			row := profile{digits: people.digits(uint64(i)), id: "c-" + strconv.Itoa(i)} //nolint:gosec // i is at least 1
+			row := profile{digits: people.digits(uint64(i)), id: "c-" + strconv.Itoa(i)}
 			row.phone = format(random, row.digits)
 			switch {
 			case i%100 == 0:

@@ -91,7 +91,7 @@ func (a *audience) write(t table, rows int) (Counts, error) {
 	}
 	for i := range rows {
 		person := a.first + uint64(want.Sent)
-		phone := ""
+		var phone string
 		switch k := a.random.IntN(100); {
 		case k < 3 && want.Sent > 0:
 			person -= 1 + a.random.Uint64N(min(uint64(want.Sent), 5000))
