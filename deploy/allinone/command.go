@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+// errUsage marks what the caller has to write differently.
+var errUsage = errors.New("wrong usage")
+
+// usage marks err as a mistake in arguments or configuration.
+func usage(err error) error { return &usageError{err} }
+
+type usageError struct{ error }
+
+func (e *usageError) Unwrap() error        { return e.error }
+func (e *usageError) Is(target error) bool { return target == errUsage }
+
+// run runs one command line and returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := &cobra.Command{
+		Use:           "allinone",
+		Short:         "The whole relay in one process",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.AddCommand(demoCommand(), serveCommand(), sandboxCommand())
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
+	root.SetArgs(append([]string{}, args...)) // nil would mean those of the process
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	ran := false
+	for _, cmd := range root.Commands() {
+		work := cmd.RunE
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			ran = true
+			return work(cmd, args)
+		}
+	}
+	called, err := root.ExecuteContextC(ctx)
+	switch {
+	case err == nil:
+		return exitDone
+	case ran && ctx.Err() != nil:
+		fmt.Fprintln(stderr, "interrupted")
+		return exitInterrupted
+	}
+	fmt.Fprintf(stderr, "allinone: %v\n", err)
+	if !ran { // cobra's own errors, before anything was begun
+		fmt.Fprintf(stderr, "see: %s --help\n", called.CommandPath())
+		return exitUsage
+	}
+	if errors.Is(err, errUsage) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// memoryLimit is what the garbage collector works harder for not to pass; it
+// leaves room for what is not the heap's below 300 MB.
+const memoryLimit = 200 << 20
+
+// limitMemory keeps the process small, unless GOMEMLIMIT says otherwise.
+func limitMemory() {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
+}
