@@ -1,0 +1,237 @@
+// Package completion finds out when an attributes job is done: when the broker
+// holds none of its profiles any more.
+//
+// The broker counts them by the job's id in their subjects, so progress is
+// exact and survives everything. A job of which profiles were dead-lettered
+// succeeds too: what was not sent is counted, and kept. A job is in the hands of a
+// Watch from when the ledger says that all of its profiles are stored; a Watch that
+// starts finds those in the ledger.
+package completion
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	attentivev1 "attentive.internal/proto/attentive/v1"
+
+	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/job"
+	"attentive.internal/pkg/ledger"
+	"attentive.internal/pkg/metrics"
+)
+
+const (
+	// lookEvery is the time between two looks at the jobs being sent.
+	lookEvery = time.Second
+	// lookTimeout bounds one look.
+	lookTimeout = 10 * time.Second
+)
+
+// Watch watches the jobs of one destination whose profiles are being sent.
+type Watch struct {
+	destination string
+	job.Parts
+
+	profiles, dead jetstream.Stream // nil until Run has found them
+
+	mu   sync.Mutex          // guards jobs, not what they point to: that is Run's
+	jobs map[string]*watched // by job id
+}
+
+// watched is a job whose profiles are being sent.
+type watched struct {
+	// told is how many profiles were outstanding when upstream was told last.
+	told uint64
+	// closing is true once its end was to be entered in the ledger.
+	closing bool
+}
+
+// New returns a Watch of a destination.
+func New(destination string, parts job.Parts) *Watch {
+	return &Watch{destination: destination, Parts: parts, jobs: make(map[string]*watched)}
+}
+
+// Add has a job watched that the ledger knows as sending. It may be called
+// concurrently with Run.
+func (w *Watch) Add(jobID string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, ok := w.jobs[jobID]; !ok {
+		w.jobs[jobID] = &watched{told: math.MaxUint64}
+	}
+}
+
+// Run looks after the jobs, those that an earlier owner left included, until
+// ctx ends.
+func (w *Watch) Run(ctx context.Context) error {
+	ticker := time.NewTicker(lookEvery)
+	defer ticker.Stop()
+	failing := false
+	for {
+		err := w.look(ctx)
+		if err != nil && !failing && ctx.Err() == nil {
+			w.Log.Warn("look at the jobs being sent", "destination", w.destination, "err", err)
+		}
+		failing = err != nil
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// begin finds the streams, and the jobs in the ledger.
+func (w *Watch) begin(ctx context.Context) error {
+	profiles, err := w.Conn.JS.Stream(ctx, broker.StreamProfiles)
+	if err != nil {
+		return fmt.Errorf("open the stream %s: %w", broker.StreamProfiles, err)
+	}
+	dead, err := w.Conn.JS.Stream(ctx, broker.StreamDead)
+	if err != nil {
+		return fmt.Errorf("open the stream %s: %w", broker.StreamDead, err)
+	}
+	for record, err := range w.Ledger.List(ctx, contract.Expand, w.destination) {
+		if err != nil {
+			return err
+		}
+		if entry := record.Entry(); entry.State == ledger.Sending {
+			w.Add(entry.JobID)
+		}
+	}
+	w.profiles, w.dead = profiles, dead
+	return nil
+}
+
+// look looks at every job once.
+func (w *Watch) look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, lookTimeout, errors.New("the broker did not answer in time"))
+	defer cancel()
+	if w.profiles == nil {
+		if err := w.begin(ctx); err != nil {
+			return err
+		}
+	}
+	w.mu.Lock()
+	jobs := maps.Clone(w.jobs)
+	w.mu.Unlock()
+	var errs []error
+	for id, job := range jobs {
+		if err := w.lookAt(ctx, id, job); err != nil {
+			errs = append(errs, fmt.Errorf("job %s: %w", id, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// lookAt tells upstream how far a job is, and completes it at the end.
+func (w *Watch) lookAt(ctx context.Context, id string, job *watched) error {
+	// Outstanding first: a profile is a dead letter before it leaves its queue.
+	outstanding, err := count(ctx, w.profiles, contract.ProfileSubject(w.destination, "*", id))
+	if err != nil || outstanding == job.told {
+		return err
+	}
+	dead, err := count(ctx, w.dead, contract.DeadSubject("*", w.destination, id))
+	if err != nil {
+		return err
+	}
+	record, ok, err := w.Ledger.Find(ctx, contract.Expand, w.destination, id)
+	if err != nil {
+		return err
+	}
+	switch {
+	case ok && record.Entry().State == ledger.Succeeded && job.closing: // we were not told
+		w.announce(ctx, record)
+	case !ok || record.Entry().State != ledger.Sending:
+		w.forget(id)
+	case outstanding == 0:
+		job.closing = true
+		return w.complete(ctx, record, progress(record, 0, dead))
+	default:
+		p := progress(record, outstanding, dead)
+		sent := p.GetProfilesTotal() - min(outstanding+dead, p.GetProfilesTotal())
+		w.tell(ctx, record, p, fmt.Sprintf("%d of %d profiles are sent", sent, p.GetProfilesTotal()))
+		job.told = outstanding
+	}
+	return nil
+}
+
+// progress is that of the record with what is true now.
+func progress(record *ledger.Record, outstanding, dead uint64) *attentivev1.Progress {
+	p := &attentivev1.Progress{}
+	proto.Merge(p, record.Entry().Progress)
+	p.ProfilesOutstanding, p.ProfilesDead = outstanding, dead
+	p.RowsSent = p.GetRowsRead() - p.GetRowsRejected()
+	return p
+}
+
+// complete enters the end of a job.
+func (w *Watch) complete(ctx context.Context, record *ledger.Record, p *attentivev1.Progress) error {
+	if err := record.Change(ctx, func(e *ledger.Entry) { e.State, e.Progress = ledger.Succeeded, p }); err != nil {
+		return err
+	}
+	w.announce(ctx, record)
+	return nil
+}
+
+// announce tells everybody of a job's success.
+func (w *Watch) announce(ctx context.Context, record *ledger.Record) {
+	entry := record.Entry()
+	total, dead := entry.Progress.GetProfilesTotal(), entry.Progress.GetProfilesDead()
+	w.forget(entry.JobID)
+	text := fmt.Sprintf("delivered %d profiles; Attentive shows them within 24 hours", total-min(dead, total))
+	if dead > 0 {
+		text += fmt.Sprintf("; %d are dead letters", dead)
+	}
+	w.tell(ctx, record, entry.Progress, text)
+	w.Metrics.Jobs(contract.Expand, w.destination, metrics.Succeeded).Inc()
+	w.Metrics.JobDuration(contract.Expand, w.destination).Observe(time.Since(entry.Received).Seconds())
+	w.Log.Info("job succeeded", "kind", string(contract.Expand), "destination", w.destination, "job_id", entry.JobID,
+		"duration", time.Since(entry.Received), "profiles", total, "dead", dead)
+}
+
+func (w *Watch) forget(jobID string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.jobs, jobID)
+}
+
+func (w *Watch) tell(ctx context.Context, record *ledger.Record, progress *attentivev1.Progress, text string) {
+	entry := record.Entry()
+	w.Events.Publish(ctx, contract.Expand, &attentivev1.JobEvent{
+		JobId:       entry.JobID,
+		Destination: w.destination,
+		State:       entry.State.Event(),
+		Time:        timestamppb.Now(),
+		Text:        text,
+		Attempt:     uint32(entry.Attempt()), //nolint:gosec // bounded by the retry budget
+		Progress:    progress,
+		Warnings:    entry.Warnings,
+	})
+}
+
+// count counts the profiles among the stored messages whose subjects match.
+func count(ctx context.Context, stream jetstream.Stream, filter string) (uint64, error) {
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(filter))
+	if err != nil {
+		return 0, fmt.Errorf("count %s: %w", filter, err)
+	}
+	var n uint64
+	for subject, stored := range info.State.Subjects {
+		// The job itself may be a dead letter too: of an id that was used twice.
+		if address, err := contract.ParseSubject(subject); err == nil && address.Kind.Profile() {
+			n += stored
+		}
+	}
+	return n, nil
+}
