@@ -171,23 +171,6 @@ func TestURLFaults(t *testing.T) {
 	}
 }
 
-func TestFileThatMayNotBeRead(t *testing.T) {
-	t.Parallel()
-	if os.Geteuid() == 0 {
-		t.Skip("root may read every file")
-	}
-	allowed := folders(t)
-	if err := os.Chmod(filepath.Join(allowed, "a.csv"), 0); err != nil {
-		t.Fatal(err)
-	}
-	o, err := source.New(source.Config{Prefixes: []string{"file://" + allowed}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = o.Open(t.Context(), at("file://"+allowed+"/a.csv"))
-	wantFault(t, err, fault.SourceForbidden, "may not read")
-}
-
 // TestPrefixNotThere is a volume that is not mounted: the job has to wait for it.
 func TestPrefixNotThere(t *testing.T) {
 	t.Parallel()
