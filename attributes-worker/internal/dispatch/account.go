@@ -1,0 +1,194 @@
+// Package dispatch sends the profiles of an account's destinations to the API:
+// in order for each subscriber, within the limit of each endpoint, while this
+// process owns the account.
+//
+// A profile comes from its queue into the lanes of its subscriber. When it is
+// first there, the call is made: past the barriers of account and endpoint, in
+// its turn at the endpoint's limiter, and with enough lease left for the call's
+// time-out, checked again before the first byte is written. The message is
+// acknowledged after an answer that means success, or after its dead letter is
+// stored; only when the broker has confirmed that may the subscriber's next
+// profile start. A call that failed is made again in its place.
+//
+// What is broken is not the profile's fault: while the account, the endpoint, the
+// consent ledger or the stream of dead letters is unusable, profiles wait, which
+// counts no attempt, and one of them finds out when it is over.
+package dispatch
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"attentive.internal/attributes-worker/internal/attentive"
+	"attentive.internal/attributes-worker/internal/lane"
+	"attentive.internal/attributes-worker/internal/limiter"
+	"attentive.internal/pkg/config"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/metrics"
+	"attentive.internal/pkg/owner"
+	"attentive.internal/pkg/worker"
+)
+
+// connections kept open: what the limits need at answers that take a second.
+const connections = 256
+
+// Account is what the destinations of one account share.
+type Account struct {
+	client     *attentive.Client
+	tenure     *owner.Tenure
+	timeout    time.Duration // of a call
+	barrier    *barrier
+	endpoints  map[contract.Kind]*endpoint
+	credential string
+	metrics    *metrics.Metrics
+	// people keeps two consent calls for one person apart, whichever kind and
+	// destination they are of.
+	people *lane.Lanes
+}
+
+// endpoint is what the calls of one kind share.
+type endpoint struct {
+	name    metrics.Endpoint
+	client  *attentive.Client // through the limiter
+	limiter *limiter.Limiter
+	barrier *barrier
+	outage  outage
+}
+
+// NewAccount returns what works account a during tenure.
+func NewAccount(p worker.Parts, a config.Account, tenure *owner.Tenure) (*Account, error) {
+	credential := a.Credentials[0] // all of them log in to the same account
+	timeout := p.CallTimeout()
+	client, err := attentive.New(attentive.Config{
+		BaseURL: credential.API.BaseURL, Key: credential.API.Key.Value, Timeout: timeout, Connections: connections,
+	})
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, d := range a.Destinations {
+		ids = append(ids, d.ID)
+	}
+	newBarrier := func(kinds ...contract.Kind) *barrier {
+		return &barrier{notice: &notice{destinations: ids, kinds: kinds, metrics: p.Metrics, log: p.Log}}
+	}
+	acc := &Account{
+		client:     client,
+		tenure:     tenure,
+		timeout:    timeout,
+		barrier:    newBarrier(contract.Attributes, contract.Subscribe, contract.Unsubscribe),
+		endpoints:  make(map[contract.Kind]*endpoint),
+		credential: credential.ID,
+		metrics:    p.Metrics,
+		people:     lane.New(),
+	}
+	ceilings := a.Ceilings()
+	for kind, e := range map[contract.Kind]struct {
+		name      metrics.Endpoint
+		perSecond int
+	}{
+		contract.Attributes:  {metrics.CustomAttributes, ceilings.Attributes},
+		contract.Subscribe:   {metrics.Subscribe, ceilings.Subscribe},
+		contract.Unsubscribe: {metrics.Unsubscribe, ceilings.Unsubscribe},
+	} {
+		l := limiter.New(e.perSecond)
+		acc.endpoints[kind] = &endpoint{name: e.name, client: client.Through(acc.gate(l)), limiter: l, barrier: newBarrier(kind)}
+	}
+	return acc, nil
+}
+
+// gate lets a request's first byte pass when limit and lease allow it.
+func (a *Account) gate(l *limiter.Limiter) attentive.Gate {
+	return func(ctx context.Context, write func() error) error {
+		return l.Do(ctx, func() error {
+			if !a.tenure.Allows(a.timeout) {
+				return fault.Interruptedf("the lease would end before the call's time-out")
+			}
+			return write()
+		})
+	}
+}
+
+// passes are the leave to make one call, of the account and of the endpoint.
+type passes struct{ account, endpoint pass }
+
+// enter returns once neither the account nor the endpoint is blocked, or to
+// probe an endpoint that is.
+func (a *Account) enter(ctx context.Context, e *endpoint, count counter) (passes, error) {
+	account, err := a.barrier.enter(ctx)
+	if err != nil {
+		return passes{}, fault.Interruptedf("wait for the account: %w", err)
+	}
+	if account.probe { // by a call without an effect
+		if err := a.probe(ctx, account, count); err != nil {
+			return passes{}, err
+		}
+		account.probe = false
+	}
+	of, err := e.barrier.enter(ctx)
+	if err != nil {
+		return passes{}, fault.Interruptedf("wait for the endpoint: %w", err)
+	}
+	return passes{account, of}, nil
+}
+
+// probe finds out whether the API takes the key again. Its errors count no
+// attempt of the profile that happens to be waiting.
+func (a *Account) probe(ctx context.Context, account pass, count counter) error {
+	began := time.Now()
+	_, result, err := a.client.Me(ctx)
+	count.call(metrics.Me, began, result, err)
+	f := fault.Of(err)
+	switch {
+	case err == nil, f.Class == fault.Permanent, blocks(f, fault.ScopeEndpoint): // the key was taken
+		account.passed()
+		return nil
+	case blocks(f, fault.ScopeAccount):
+		account.met(f)
+	case f.Class == fault.Interrupted:
+		account.unused()
+	default:
+		account.failed()
+	}
+	return fault.Interruptedf("probe the account: %w", err)
+}
+
+// blocks reports whether f blocks the scope.
+func blocks(f *fault.Error, scope fault.Scope) bool {
+	return f != nil && f.Class == fault.Blocked && f.Scope == scope
+}
+
+// Run hands out turns at the endpoints and shows their limits until ctx ends.
+func (a *Account) Run(ctx context.Context) error {
+	defer a.client.Close()
+	defer a.barrier.end()
+	g, ctx := errgroup.WithContext(ctx)
+	for _, e := range a.endpoints {
+		defer e.barrier.end()
+		g.Go(func() error {
+			if err := e.limiter.Run(ctx); ctx.Err() == nil {
+				return err
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		ticker := time.NewTicker(time.Second)
+		defer ticker.Stop()
+		for {
+			for _, e := range a.endpoints {
+				a.metrics.LimiterLimit(a.credential, e.name).Set(e.limiter.Limit())
+				a.metrics.LimiterUtilization(a.credential, e.name).Set(e.limiter.Utilisation())
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-ticker.C:
+			}
+		}
+	})
+	return g.Wait()
+}

@@ -1,0 +1,39 @@
+package dispatch
+
+import (
+	"context"
+
+	attentivev1 "attentive.internal/proto/attentive/v1"
+
+	"attentive.internal/attributes-worker/internal/attentive"
+	"attentive.internal/pkg/metrics"
+)
+
+// Attributes sends attributes. Sending them again is harmless.
+type Attributes struct{}
+
+// Due implements Sender.
+func (Attributes) Due(context.Context, *Profile) (bool, error) { return true, nil }
+
+// Send implements Sender.
+func (Attributes) Send(ctx context.Context, c *Call, p *Profile) error {
+	return c.Do(metrics.CustomAttributes, func(client *attentive.Client) (attentive.Result, error) {
+		return client.SetAttributes(ctx, attentive.Attributes{
+			User:     attentive.User{Phone: p.GetIdentifiers().GetPhone(), Email: p.GetIdentifiers().GetEmail()},
+			External: external(p.GetIdentifiers()),
+			Values:   p.GetAttributes().GetValues().AsMap(),
+		})
+	})
+}
+
+// GiveUp implements Sender.
+func (Attributes) GiveUp(context.Context, *Profile) error { return nil }
+
+func external(ids *attentivev1.Identifiers) attentive.ExternalIDs {
+	return attentive.ExternalIDs{
+		ClientUserID: ids.GetClientUserId(),
+		ShopifyID:    ids.GetShopifyId(),
+		KlaviyoID:    ids.GetKlaviyoId(),
+		Custom:       ids.GetCustom(),
+	}
+}

@@ -1,0 +1,148 @@
+package dispatch
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"attentive.internal/pkg/backoff"
+	"attentive.internal/pkg/fault"
+)
+
+// probes are the pauses between probes: a repair is noticed within half a minute.
+func probes() backoff.Policy { return backoff.Policy{First: time.Second, Most: 25 * time.Second} }
+
+// atLeast is the least pause between two probes.
+const atLeast = 500 * time.Millisecond
+
+// barrier holds up the calls of one scope, an account or an endpoint of it,
+// while something blocks it. Now and then it lets one caller through to find
+// out whether the cause is gone. Its methods may be called concurrently.
+type barrier struct {
+	notice *notice
+
+	mu      sync.Mutex // guards what follows, and notice
+	blocked *fault.Error
+	probes  int           // that met the block
+	next    time.Time     // of the next probe
+	probing bool          // somebody was let through and has not reported
+	changed chan struct{} // closed at the next change; nil when nobody waits
+}
+
+// pass is the leave to make one call. Its holder ends it by one of its methods.
+type pass struct {
+	barrier *barrier
+	// probe is true for the one caller that finds out whether a block has ended.
+	// Only its success ends the block: a call that was under way when the block
+	// began says nothing.
+	probe bool
+}
+
+// enter returns once the caller may make a call.
+func (b *barrier) enter(ctx context.Context) (pass, error) {
+	for {
+		b.mu.Lock()
+		if b.blocked == nil {
+			b.mu.Unlock()
+			return pass{barrier: b}, nil
+		}
+		wait := time.Until(b.next)
+		if !b.probing && wait <= 0 {
+			b.probing = true
+			b.mu.Unlock()
+			return pass{barrier: b, probe: true}, nil
+		}
+		if b.probing {
+			wait = time.Hour // its report wakes us
+		}
+		if b.changed == nil {
+			b.changed = make(chan struct{})
+		}
+		changed := b.changed
+		b.mu.Unlock()
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return pass{}, context.Cause(ctx)
+		case <-changed:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+// met reports that the call met f.
+func (p pass) met(f *fault.Error) {
+	b := p.barrier
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.blocked != nil && !p.probe {
+		return // it was under way when the block began
+	}
+	if b.blocked == nil || b.blocked.Reason != f.Reason {
+		b.notice.show(f)
+	}
+	b.blocked = f
+	b.postpone(p, f.Wait)
+}
+
+// passed reports that nothing blocked the call.
+func (p pass) passed() {
+	b := p.barrier
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !p.probe {
+		return
+	}
+	b.blocked, b.probes, b.probing = nil, 0, false
+	b.notice.clear()
+	b.notify()
+}
+
+// failed reports that the call failed in a way that says nothing of the block.
+func (p pass) failed() {
+	b := p.barrier
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p.probe {
+		b.postpone(p, 0)
+	}
+}
+
+// unused reports that no call was made.
+func (p pass) unused() {
+	b := p.barrier
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p.probe {
+		b.probing = false
+		b.next = time.Now().Add(atLeast)
+		b.notify()
+	}
+}
+
+// postpone sets when the next probe is; the lock is held.
+func (b *barrier) postpone(p pass, wait time.Duration) {
+	if p.probe {
+		b.probing = false
+	}
+	b.probes++
+	b.next = time.Now().Add(probes().Wait(b.probes, max(wait, atLeast)))
+	b.notify()
+}
+
+// notify wakes those who wait; the lock is held.
+func (b *barrier) notify() {
+	if b.changed != nil {
+		close(b.changed)
+		b.changed = nil
+	}
+}
+
+// end withdraws the notice, because nobody works here any more.
+func (b *barrier) end() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.notice.withdraw()
+}

@@ -1,0 +1,124 @@
+package dispatch
+
+import (
+	"context"
+	"time"
+
+	"attentive.internal/attributes-worker/internal/attentive"
+	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/metrics"
+)
+
+// counter counts the calls made for one destination.
+type counter struct {
+	metrics     *metrics.Metrics
+	destination string
+}
+
+// call counts a call that began then, unless nothing was sent.
+func (c counter) call(name metrics.Endpoint, began time.Time, result attentive.Result, err error) {
+	code := metrics.CodeOf(result.Status, nil)
+	if result.Status == 0 {
+		if f := fault.Of(err); f == nil || f.Class != fault.Retryable {
+			return
+		}
+		code = metrics.CodeOf(0, err)
+	}
+	c.metrics.Calls(c.destination, name, code).Inc()
+	c.metrics.CallDuration(c.destination, name).Observe(time.Since(began).Seconds())
+}
+
+// Call is the turn of one profile at its endpoint: what a Sender makes its calls
+// by. It tells barriers, limiter and metrics how each of them went.
+type Call struct {
+	dispatcher *Dispatcher
+	endpoint   *endpoint
+	profile    *Profile
+	passes     passes
+	ended      bool // the pass of the endpoint
+}
+
+// Do makes one call, of the endpoint called name, with a client that sends when
+// limit and lease allow it. It returns the error of call.
+func (c *Call) Do(name metrics.Endpoint, call func(*attentive.Client) (attentive.Result, error)) error {
+	began := time.Now()
+	result, err := call(c.endpoint.client)
+	counter{c.dispatcher.Metrics, c.dispatcher.Destination.ID}.call(name, began, result, err)
+	own := name == c.endpoint.name
+	if own {
+		c.endpoint.limiter.Observe(result.Limit)
+	}
+	c.tell(result, err, own)
+	f := fault.Of(err)
+	if f == nil {
+		return nil
+	}
+	if !attentive.OutcomeKnown(err) {
+		c.profile.unsettled = time.Now()
+	}
+	if (f.Class == fault.Retryable || f.Class == fault.Permanent) && !attentive.Throttled(err) {
+		c.profile.attempts++
+	}
+	return err
+}
+
+// tell tells the barriers how a call went; own says whether it was one of the
+// endpoint's, whose success shows that the endpoint is not blocked.
+func (c *Call) tell(result attentive.Result, err error, own bool) {
+	f := fault.Of(err)
+	switch {
+	case blocks(f, fault.ScopeAccount):
+		c.passes.account.met(f)
+	case blocks(f, fault.ScopeEndpoint):
+		c.end(func(p pass) { p.met(f) })
+	case f != nil && f.Class == fault.Retryable && !attentive.Throttled(err):
+		c.end(func(p pass) {
+			if broken := c.endpoint.outage.failed(err); broken != nil {
+				p.met(broken)
+				return
+			}
+			p.failed()
+		})
+	case result.Status != 0:
+		c.endpoint.outage.answered()
+		if own {
+			c.end(pass.passed)
+		}
+	}
+}
+
+// end ends the pass of the endpoint, which the first call that says anything of
+// the endpoint decides.
+func (c *Call) end(by func(pass)) {
+	if !c.ended {
+		c.ended = true
+		by(c.passes.endpoint)
+	}
+}
+
+// call waits for the profile's turn and lets the sender make its calls. They
+// are not cut short when ctx ends: whether they had their effect would not be
+// known.
+func (d *Dispatcher) call(ctx context.Context, p *Profile) error {
+	e := d.Account.endpoints[d.Kind]
+	began := time.Now()
+	leave, err := d.Account.enter(ctx, e, counter{d.Metrics, d.Destination.ID})
+	p.held += time.Since(began)
+	if err != nil {
+		return err
+	}
+	c := &Call{dispatcher: d, endpoint: e, profile: p, passes: leave}
+	defer c.end(pass.unused)
+	if p.first.IsZero() {
+		p.first, p.held = time.Now(), 0
+	}
+	began = time.Now()
+	if err := d.Account.tenure.Wait(ctx, d.Account.timeout); err != nil {
+		return fault.Interruptedf("wait for the lease: %w", err)
+	}
+	if err := e.limiter.Acquire(ctx); err != nil {
+		return fault.Interruptedf("wait for a turn: %w", err)
+	}
+	d.Metrics.LimiterWait(d.Account.credential, e.name).Observe(time.Since(began).Seconds())
+	return d.Sender.Send(context.WithoutCancel(ctx), c, p)
+}

@@ -1,0 +1,275 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"attentive.internal/attributes-worker/internal/attentive"
+	"attentive.internal/attributes-worker/internal/consent"
+	"attentive.internal/pkg/config"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/metrics"
+)
+
+// Consents sends the subscribes and unsubscribes of one destination: those that
+// change something, and each at most once.
+type Consents struct {
+	account     *Account
+	destination config.Destination
+	ledger      *consent.Ledger
+}
+
+// NewConsents returns what sends both kinds for one destination of the account.
+func NewConsents(a *Account, d config.Destination, l *consent.Ledger) *Consents {
+	return &Consents{account: a, destination: d, ledger: l}
+}
+
+// callState is what is known of the call of one consent profile, beyond what
+// the ledger says: whose writes can fail.
+type callState uint8
+
+const (
+	notMade callState = iota // or without effect
+	unanswered
+	answered
+)
+
+// Due implements Sender.
+func (c *Consents) Due(ctx context.Context, p *Profile) (bool, error) {
+	r := c.request(p)
+	if p.call == answered { // and not entered yet
+		return false, c.entered(c.ledger.Accept(ctx, r))
+	}
+	decision, err := c.ledger.Look(ctx, r)
+	if err != nil {
+		return false, c.entered(err)
+	}
+	switch {
+	case decision == consent.Unknown:
+		err = c.settled(ctx, r)
+	case decision == consent.Send && r.Operation == consent.Subscribe:
+		err = c.admit(p)
+	}
+	if err != nil {
+		return false, err
+	}
+	return c.goesOn(p, decision)
+}
+
+// admit fails, Permanent, when a subscribe must not be sent.
+func (c *Consents) admit(p *Profile) error {
+	settings := c.destination.Attributes
+	if settings.SignUp == (config.SignUp{}) {
+		return fault.Permanentf(fault.InvalidProfile, "destination %s has no sign-up unit: set sign_up_unit, or locale and subscription type", c.destination.ID)
+	}
+	if age := time.Since(p.Published); age > settings.SubscribeMaxAge {
+		return fault.Permanentf(fault.StaleConsent, "the subscribe was published on %s, more than subscribe_max_age (%v) ago",
+			p.Published.UTC().Format(time.RFC3339), settings.SubscribeMaxAge)
+	}
+	return nil
+}
+
+// goesOn reports whether a decision leaves anything to be done. It fails,
+// Interrupted, when that cannot be said yet.
+func (c *Consents) goesOn(p *Profile, decision consent.Decision) (bool, error) {
+	kind := contract.KindOf(p.Profile)
+	switch decision {
+	case consent.Superseded:
+		c.account.metrics.ProfilesSkipped(kind, c.destination.ID, metrics.Superseded).Inc()
+		return false, nil
+	case consent.Unchanged:
+		c.account.metrics.ProfilesSkipped(kind, c.destination.ID, metrics.Unchanged).Inc()
+		return false, nil
+	case consent.Busy:
+		return false, fault.Interruptedf("another operation of the person is not settled")
+	}
+	return true, nil
+}
+
+// Send implements Sender.
+func (c *Consents) Send(ctx context.Context, call *Call, p *Profile) error {
+	r := c.request(p)
+	turn := c.account.people.Enter(r.Person.Channel + ":" + r.Person.Identifier)
+	defer turn.Done()
+	if err := turn.Wait(ctx); err != nil {
+		return fault.Interruptedf("wait for the person's other call: %w", err)
+	}
+	decision, err := c.ledger.Begin(ctx, r)
+	if err != nil {
+		return c.entered(err)
+	}
+	if decision == consent.Unknown {
+		p.call = unanswered
+		return c.resolve(ctx, call, p)
+	}
+	if on, err := c.goesOn(p, decision); err != nil || !on {
+		return err
+	}
+	if err := c.make(ctx, call, p); err != nil {
+		return err
+	}
+	return c.entered(c.ledger.Accept(ctx, r))
+}
+
+// make makes the one call that p asks for, for which the intent is stored. An
+// error that means that there was no effect has taken the intent back.
+func (c *Consents) make(ctx context.Context, call *Call, p *Profile) error {
+	p.call = unanswered
+	var err error
+	if u := p.GetUnsubscribe(); u != nil {
+		err = c.unsubscribe(ctx, call, p, u.GetSilent())
+	} else {
+		err = c.subscribe(ctx, call, p)
+	}
+	switch {
+	case err == nil:
+		p.call = answered
+		return nil
+	case !attentive.OutcomeKnown(err):
+		p.log.Warn("call ended without an answer: its outcome will be looked up", "err", err)
+		return c.later(c.destination.Attributes.UnknownSettle, err)
+	}
+	p.call = notMade
+	if failed := c.ledger.Abandon(ctx, c.request(p)); failed != nil {
+		return c.entered(fmt.Errorf("%w, after %v", failed, err)) //nolint:errorlint // the ledger's error decides what follows
+	}
+	return err
+}
+
+func (c *Consents) subscribe(ctx context.Context, call *Call, p *Profile) error {
+	settings := c.destination.Attributes
+	s := attentive.Subscribe{
+		User:           c.user(p),
+		External:       external(p.GetIdentifiers()),
+		SignUpSourceID: settings.SignUp.Unit,
+		SingleOptIn:    settings.SingleOptIn,
+	}
+	if s.SignUpSourceID == "" {
+		s.Language, s.Country, s.Type = settings.SignUp.Language, settings.SignUp.Country, attentive.Type(settings.SignUp.SubscriptionType)
+	}
+	return call.Do(metrics.Subscribe, func(client *attentive.Client) (attentive.Result, error) {
+		return client.Subscribe(ctx, s)
+	})
+}
+
+func (c *Consents) unsubscribe(ctx context.Context, call *Call, p *Profile, silent bool) error { //nolint:revive // silent is the API's own field
+	person := c.request(p).Person
+	return call.Do(metrics.Unsubscribe, func(client *attentive.Client) (attentive.Result, error) {
+		return client.Unsubscribe(ctx, attentive.Unsubscribe{
+			User:          c.user(p),
+			Subscriptions: []attentive.Subscription{{Type: attentive.Type(person.Type), Channel: attentive.Channel(person.Channel)}},
+			Silent:        silent,
+		})
+	})
+}
+
+// resolve finds out what became of an operation that was begun and never
+// answered. A subscribe that Attentive does not show is not repeated: waiting
+// for the person's reply looks the same as never having arrived. An unsubscribe
+// is, silently.
+func (c *Consents) resolve(ctx context.Context, call *Call, p *Profile) error {
+	r := c.request(p)
+	if err := c.settled(ctx, r); err != nil {
+		return err
+	}
+	eligible, err := c.eligible(ctx, call, p)
+	if err != nil {
+		return err
+	}
+	if eligible != (r.Operation == consent.Subscribe) {
+		if r.Operation == consent.Subscribe {
+			return fault.Permanentf(fault.OutcomeUnknown, "the subscribe got no answer, and Attentive does not show the person as subscribed: it may or may not have texted them")
+		}
+		if err := c.unsubscribe(ctx, call, p, true); err != nil {
+			return err
+		}
+	}
+	p.call = answered
+	return c.entered(c.ledger.Accept(ctx, r))
+}
+
+// settled fails while the call that was made for r may still take effect.
+func (c *Consents) settled(ctx context.Context, r consent.Request) error {
+	since, err := c.ledger.Since(ctx, r)
+	if err != nil {
+		return c.entered(err)
+	}
+	if left := c.destination.Attributes.UnknownSettle - time.Since(since); left > 0 {
+		return c.later(left, errors.New("the call has not settled"))
+	}
+	return nil
+}
+
+// eligible asks whether the person can be sent messages of the subscription.
+func (c *Consents) eligible(ctx context.Context, call *Call, p *Profile) (eligible bool, err error) {
+	person := c.request(p).Person
+	err = call.Do(metrics.Subscriptions, func(client *attentive.Client) (attentive.Result, error) {
+		list, result, err := client.Subscriptions(ctx, c.user(p))
+		for _, e := range list {
+			if string(e.Type) == person.Type && string(e.Channel) == person.Channel {
+				eligible = e.Eligible
+			}
+		}
+		if result.Status == statusNobody {
+			err = nil
+		}
+		return result, err
+	})
+	return eligible, err
+}
+
+// statusNobody answers a question about somebody Attentive does not know.
+const statusNobody = 404
+
+// GiveUp implements Sender.
+func (c *Consents) GiveUp(ctx context.Context, p *Profile) error {
+	if p.call != unanswered {
+		return nil
+	}
+	return c.entered(c.ledger.GiveUp(ctx, c.request(p)))
+}
+
+// entered classifies an error of the ledger. While it cannot be read or written
+// nobody is sent anything; that is not the profile's fault.
+func (c *Consents) entered(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fault.Blockedf(fault.ScopeDestination, fault.Unreachable, "consent ledger: %w", err)
+}
+
+// later is the error of an operation whose outcome can be looked up after wait.
+// It counts no attempt.
+func (c *Consents) later(wait time.Duration, err error) error {
+	return &fault.Error{Class: fault.Interrupted, Wait: wait, Err: fmt.Errorf("outcome is not known yet: %w", err)}
+}
+
+// request says what a profile asks for, of whom.
+func (c *Consents) request(p *Profile) consent.Request {
+	r := consent.Request{Operation: consent.Subscribe, Place: p.Place, Unsent: p.call == notMade}
+	if p.GetUnsubscribe() != nil {
+		r.Operation = consent.Unsubscribe
+	}
+	u := c.user(p)
+	r.Person = consent.Person{Account: c.destination.Credential, Identifier: u.Phone, Channel: string(attentive.Text), Type: string(attentive.Marketing)}
+	if u.Phone == "" {
+		r.Person.Identifier, r.Person.Channel = u.Email, string(attentive.Email)
+	}
+	if t := c.destination.Attributes.SignUp.SubscriptionType; t != "" {
+		r.Person.Type = t
+	}
+	return r
+}
+
+// user names the person by one identifier, which decides the channel: an
+// operation by phone must not touch e-mail subscriptions, nor the other way.
+func (c *Consents) user(p *Profile) attentive.User {
+	ids := p.GetIdentifiers()
+	if ids.GetPhone() != "" && (c.destination.Attributes.Identifier == config.Phone || ids.GetEmail() == "") {
+		return attentive.User{Phone: ids.GetPhone()}
+	}
+	return attentive.User{Email: ids.GetEmail()}
+}

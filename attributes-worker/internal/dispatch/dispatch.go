@@ -1,0 +1,244 @@
+package dispatch
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	attentivev1 "attentive.internal/proto/attentive/v1"
+
+	"attentive.internal/attributes-worker/internal/attentive"
+	"attentive.internal/attributes-worker/internal/lane"
+	"attentive.internal/pkg/backoff"
+	"attentive.internal/pkg/config"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/deadletter"
+	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/job"
+	"attentive.internal/pkg/metrics"
+	"attentive.internal/pkg/queue"
+)
+
+// slots is how many profiles of each kind are held: enough to use the endpoint's
+// limit at answers that take seconds, with some waiting behind slow ones.
+func slots(k contract.Kind) int {
+	if k == contract.Attributes {
+		return 1024
+	}
+	return 128
+}
+
+// The pauses of a profile: after the n-th failed attempt, and between looks at
+// what single profiles wait for.
+func retries() backoff.Policy {
+	return backoff.Policy{First: 500 * time.Millisecond, Most: time.Minute}
+}
+
+func looks() backoff.Policy {
+	return backoff.Policy{First: 500 * time.Millisecond, Most: 25 * time.Second}
+}
+
+// Dispatcher sends the profiles of one destination and kind.
+type Dispatcher struct {
+	Kind        contract.Kind
+	Destination config.Destination
+	Account     *Account
+	Sender      Sender
+	job.Parts
+
+	holds holds
+}
+
+// Sender makes the calls of one kind. Its methods are called concurrently, but
+// never for two profiles of one subscriber.
+type Sender interface {
+	// Due reports whether p still needs a call. It is asked before p waits for
+	// its turn, and makes no call.
+	Due(ctx context.Context, p *Profile) (bool, error)
+	// Send makes the calls that p needs through c, and returns nil when p is
+	// done. Its errors carry a class. It is called again after any but a
+	// permanent one.
+	Send(ctx context.Context, c *Call, p *Profile) error
+	// GiveUp is called before p is stored as a dead letter, and again when
+	// storing it fails.
+	GiveUp(ctx context.Context, p *Profile) error
+}
+
+// Profile is one profile on its way.
+type Profile struct {
+	*attentivev1.Profile
+	// Live profiles were published alone, the others come from a job.
+	Live bool
+	// Place in the order in which profiles were published, and when that was:
+	// those of a replayed one are the original's.
+	Place     uint64
+	Published time.Time
+
+	message   *queue.Message
+	invalid   error // why it could not be read
+	lane      *lane.Item
+	log       *slog.Logger
+	attempts  int           // calls that failed
+	first     time.Time     // of the first attempt
+	held      time.Duration // spent at barriers since
+	looks     int           // at what it waits for, in a row
+	unsettled time.Time     // when the last call ended whose outcome is not known
+	call      callState     // of a consent call
+}
+
+// Run sends profiles until ctx ends, and returns when no call is under way.
+//
+// A profile of a newer contract stops its queue: it cannot be known whose it is,
+// and what follows it may be of the same subscriber.
+func (d *Dispatcher) Run(ctx context.Context) error {
+	lanes := lane.New()
+	d.holds.notice = func() *notice {
+		return &notice{destinations: []string{d.Destination.ID}, kinds: []contract.Kind{d.Kind}, metrics: d.Metrics, log: d.Log}
+	}
+	defer d.holds.end()
+	consumer := queue.New(d.Conn, queue.Config{Kind: d.Kind, Destination: d.Destination.ID, Slots: slots(d.Kind)}, d.Log)
+	var profiles sync.WaitGroup
+	stopped := false
+	err := consumer.Run(ctx, func(ctx context.Context, m *queue.Message) {
+		if !stopped && contract.Newer(m.Header) {
+			stopped = true
+			d.newer(m)
+		}
+		if stopped {
+			return // it stays with the consumer, for the next owner
+		}
+		p := d.accept(lanes, m)
+		profiles.Go(func() {
+			defer p.lane.Done()
+			d.bring(ctx, p)
+		})
+	})
+	profiles.Wait()
+	return err
+}
+
+// newer tells that the queue waits for another worker.
+func (d *Dispatcher) newer(m *queue.Message) {
+	d.holds.begin(fault.Of(fault.Blockedf(fault.ScopeDestination, fault.ContractNewer,
+		"sequence %d is of a newer contract than revision %d: upgrade this worker", m.Sequence, contract.Revision)))
+}
+
+// accept decodes a message and gives it its place among the subscriber's. One
+// that cannot be read is nobody's.
+func (d *Dispatcher) accept(lanes *lane.Lanes, m *queue.Message) *Profile {
+	d.Metrics.Rows(d.Kind, d.Destination.ID, metrics.Read).Inc()
+	p := &Profile{
+		Profile:   &attentivev1.Profile{},
+		Live:      m.Address.Job == contract.LiveJob,
+		Place:     deadletter.Place(m.Header, m.Sequence),
+		Published: deadletter.Published(m.Header, m.Stored),
+		message:   m,
+	}
+	p.log = d.Log.With("kind", string(d.Kind), "destination", d.Destination.ID, "stream", m.Stream, "seq", m.Sequence, "job_id", m.Address.Job)
+	p.invalid = contract.Decode(m.Header, m.Data, p.Profile)
+	if p.invalid == nil {
+		p.invalid = contract.CheckSubject(m.Subject, p.Profile)
+	}
+	if p.invalid != nil {
+		p.lane = lanes.Enter()
+		return p
+	}
+	p.lane = lanes.Enter(lane.Keys(p.GetIdentifiers())...)
+	return p
+}
+
+// bring brings a profile to its end, or returns when ctx ends.
+func (d *Dispatcher) bring(ctx context.Context, p *Profile) {
+	if p.lane.Wait(ctx) != nil {
+		return
+	}
+	release := func() {}
+	for ctx.Err() == nil {
+		err := d.attempt(ctx, p)
+		if err == nil {
+			release()
+			d.acknowledge(ctx, p)
+			return
+		}
+		wait, fate := d.judge(p, err)
+		if fate != nil {
+			release()
+			if d.bury(ctx, p, fate) {
+				d.acknowledge(ctx, p)
+			}
+			return
+		}
+		release = d.hold(err, release)
+		_ = backoff.Sleep(ctx, wait) // fails when ctx ends, and so does the loop
+	}
+}
+
+// attempt sends a profile once, when everything allows it. Nil means that it is
+// done.
+func (d *Dispatcher) attempt(ctx context.Context, p *Profile) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fault.Permanentf(fault.Panicked, "panic: %v\n%s", v, debug.Stack())
+		}
+	}()
+	if p.invalid != nil {
+		return p.invalid
+	}
+	due, err := d.Sender.Due(ctx, p)
+	if err != nil || !due {
+		return err
+	}
+	if err := d.call(ctx, p); err != nil {
+		return err
+	}
+	d.Metrics.Rows(d.Kind, d.Destination.ID, metrics.Sent).Inc()
+	d.Metrics.Attempts(d.Kind, d.Destination.ID, nil).Inc()
+	return nil
+}
+
+// judge decides what follows from the error of an attempt: how long to wait for
+// the next one, or the fault that ends the profile.
+func (d *Dispatcher) judge(p *Profile, err error) (time.Duration, *fault.Error) {
+	f := fault.Of(err)
+	if f.Class == fault.Interrupted {
+		return retries().Wait(1, f.Wait), nil
+	}
+	d.Metrics.Attempts(d.Kind, d.Destination.ID, err).Inc()
+	switch {
+	case attentive.Throttled(err):
+		d.Account.endpoints[d.Kind].limiter.Throttled(f.Wait)
+		return 0, nil
+	case f.Class == fault.Permanent:
+		return 0, f
+	case f.Class == fault.Blocked && f.Scope == fault.ScopeDestination:
+		p.looks++
+		return looks().Wait(p.looks, f.Wait), nil
+	case f.Class == fault.Blocked:
+		return 0, nil // the barriers hold the next attempt
+	}
+	p.looks = 0
+	p.log.Warn("call failed and is repeated", "attempt", p.attempts, "class", f.Class.String(), "err", f)
+	budget := d.Destination.Attributes.RetryBudget
+	if spent := time.Since(p.first) - p.held; p.attempts >= budget.Attempts && spent >= budget.Duration {
+		return 0, &fault.Error{
+			Class: fault.Permanent, Reason: fault.RetriesExhausted,
+			Err: fmt.Errorf("%d attempts in %v, the last: %w", p.attempts, spent.Round(time.Second), f),
+		}
+	}
+	return retries().Wait(p.attempts, f.Wait), nil
+}
+
+// hold tells the operator when a profile waits for something that the barriers
+// do not know of, instead of what it waited for before. The caller calls release
+// when it does not any more.
+func (d *Dispatcher) hold(err error, before func()) (release func()) {
+	release = func() {}
+	if f := fault.Of(err); f.Class == fault.Blocked && f.Scope == fault.ScopeDestination {
+		release = d.holds.begin(f)
+	}
+	before()
+	return release
+}

@@ -1,0 +1,83 @@
+package attributesworker
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+
+	attentivev1 "attentive.internal/proto/attentive/v1"
+
+	"attentive.internal/attributes-worker/internal/completion"
+	"attentive.internal/attributes-worker/internal/consent"
+	"attentive.internal/attributes-worker/internal/dispatch"
+	"attentive.internal/attributes-worker/internal/expand"
+	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/config"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/job"
+	"attentive.internal/pkg/owner"
+	"attentive.internal/pkg/worker"
+)
+
+// work runs everything of one account: its destinations side by side, and for
+// each of them the expansion of jobs and the three kinds of profiles.
+func work(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.Tenure) error {
+	account, err := dispatch.NewAccount(p, a, tenure)
+	if err != nil {
+		return err
+	}
+	people, err := p.Conn.JS.KeyValue(ctx, broker.BucketConsent)
+	if err != nil {
+		return fmt.Errorf("open the bucket %s: %w", broker.BucketConsent, err)
+	}
+	key, err := consent.Key(ctx, people)
+	if err != nil {
+		return err
+	}
+	profiles, err := p.Conn.JS.Stream(ctx, broker.StreamProfiles)
+	if err != nil {
+		return fmt.Errorf("open the stream %s: %w", broker.StreamProfiles, err)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return account.Run(ctx) })
+	var ids []string
+	for _, d := range a.Destinations {
+		ids = append(ids, d.ID)
+	}
+	for _, d := range a.Destinations {
+		watch := completion.New(d.ID, p.Parts)
+		g.Go(func() error { return watch.Run(ctx) })
+		expander := &expand.Expander{
+			Destination: d,
+			JS:          p.Conn.JS,
+			Sources:     p.Sources,
+			Rejects:     p.Rejects,
+			Account:     ids,
+			Metrics:     p.Metrics,
+			Sending:     watch.Add,
+		}
+		jobs := &job.Runner[*attentivev1.AttributesJob]{
+			Kind:        contract.Expand,
+			Destination: d.ID,
+			New:         func() *attentivev1.AttributesJob { return &attentivev1.AttributesJob{} },
+			Handle:      expander.Handle,
+			Parts:       p.Parts,
+		}
+		g.Go(func() error { return jobs.Run(ctx, tenure) })
+		consents := dispatch.NewConsents(account, d, consent.New(people, consent.Config{
+			Key:    key,
+			Settle: d.Attributes.UnknownSettle,
+			Stream: profiles.CachedInfo().Created,
+		}))
+		for kind, sender := range map[contract.Kind]dispatch.Sender{
+			contract.Attributes:  dispatch.Attributes{},
+			contract.Subscribe:   consents,
+			contract.Unsubscribe: consents,
+		} {
+			profiles := &dispatch.Dispatcher{Kind: kind, Destination: d, Account: account, Sender: sender, Parts: p.Parts}
+			g.Go(func() error { return profiles.Run(ctx) })
+		}
+	}
+	return g.Wait()
+}
