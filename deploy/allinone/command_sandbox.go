@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"attentive.internal/deploy/allinone/account"
 	"attentive.internal/pkg/sandbox"
@@ -57,6 +58,9 @@ func runSandbox(ctx context.Context, cfg sandbox.Config, host string, out io.Wri
 		return usage(err)
 	}
 	if err := s.Listen(ctx); err != nil {
+		if errors.Is(err, syscall.EADDRINUSE) {
+			err = fmt.Errorf("%w; stop what listens there, or choose others with --api, --sftp and --control", err)
+		}
 		return err
 	}
 	r, err := account.RelayFor(s, cfg.Data)

@@ -261,6 +261,19 @@ func TestSandbox(t *testing.T) {
 	}
 }
 
+func TestSandboxNamesATakenAddress(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { taken.Close() })
+	code, _, stderr := call(t, "sandbox", "--api", taken.Addr().String())
+	if code != exitFailed || !strings.Contains(stderr, taken.Addr().String()) || !strings.Contains(stderr, "--api") {
+		t.Errorf("the sandbox ended with %d, want %d; it says %q, want the address and the flag", code, exitFailed, stderr)
+	}
+}
+
 func get(t *testing.T, url string) (int, string) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
