@@ -38,7 +38,7 @@ started again: it goes on where it was.`,
 		if err := opt.Input.Validate(); err != nil {
 			return usage(err)
 		}
-		limitMemory()
+		tune()
 		screen := cmd.ErrOrStderr()
 		if quiet {
 			screen = io.Discard
