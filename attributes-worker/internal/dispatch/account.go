@@ -113,31 +113,38 @@ func (a *Account) gate(l *limiter.Limiter) attentive.Gate {
 }
 
 // passes are the leave to make one call, of the account and of the endpoint.
-type passes struct{ account, endpoint pass }
+type passes struct{ account, endpoint *pass }
+
+func (p passes) leave() {
+	p.endpoint.leave()
+	p.account.leave()
+}
 
 // enter returns once neither the account nor the endpoint is blocked, or to
-// probe an endpoint that is.
-func (a *Account) enter(ctx context.Context, e *endpoint, count counter) (passes, error) {
-	account, err := a.barrier.enter(ctx)
+// probe an endpoint that is. The context that it returns ends with ctx and when
+// either becomes blocked.
+func (a *Account) enter(ctx context.Context, e *endpoint, count counter) (context.Context, passes, error) {
+	ctx, account, err := a.barrier.enter(ctx)
 	if err != nil {
-		return passes{}, fault.Interruptedf("wait for the account: %w", err)
+		return ctx, passes{}, fault.Interruptedf("wait for the account: %w", err)
 	}
 	if account.probe { // by a call without an effect
 		if err := a.probe(ctx, account, count); err != nil {
-			return passes{}, err
+			account.leave()
+			return ctx, passes{}, err
 		}
-		account.probe = false
 	}
-	of, err := e.barrier.enter(ctx)
+	ctx, of, err := e.barrier.enter(ctx)
 	if err != nil {
-		return passes{}, fault.Interruptedf("wait for the endpoint: %w", err)
+		account.leave()
+		return ctx, passes{}, fault.Interruptedf("wait for the endpoint: %w", err)
 	}
-	return passes{account, of}, nil
+	return ctx, passes{account, of}, nil
 }
 
 // probe finds out whether the API takes the key again. Its errors count no
 // attempt of the profile that happens to be waiting.
-func (a *Account) probe(ctx context.Context, account pass, count counter) error {
+func (a *Account) probe(ctx context.Context, account *pass, count counter) error {
 	began := time.Now()
 	_, result, err := a.client.Me(ctx)
 	count.call(metrics.Me, began, result, err)
@@ -148,9 +155,7 @@ func (a *Account) probe(ctx context.Context, account pass, count counter) error 
 		return nil
 	case blocks(f, fault.ScopeAccount):
 		account.met(f)
-	case f.Class == fault.Interrupted:
-		account.unused()
-	default:
+	case f.Class != fault.Interrupted:
 		account.failed()
 	}
 	return fault.Interruptedf("probe the account: %w", err)

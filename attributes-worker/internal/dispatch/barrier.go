@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -27,9 +28,11 @@ type barrier struct {
 	next    time.Time     // of the next probe
 	probing bool          // somebody was let through and has not reported
 	changed chan struct{} // closed at the next change; nil when nobody waits
+	inside  map[*pass]context.CancelCauseFunc
 }
 
-// pass is the leave to make one call. Its holder ends it by one of its methods.
+// pass is the leave to make one call. Its holder reports how the call went, once,
+// and leaves.
 type pass struct {
 	barrier *barrier
 	// probe is true for the one caller that finds out whether a block has ended.
@@ -38,19 +41,21 @@ type pass struct {
 	probe bool
 }
 
-// enter returns once the caller may make a call.
-func (b *barrier) enter(ctx context.Context) (pass, error) {
+// errBlocked is the cause when what a caller waits for behind a barrier became
+// pointless.
+var errBlocked = errors.New("blocked meanwhile")
+
+// enter returns once the caller may make a call. The context that it returns ends
+// with ctx, and when a block begins: a caller that waits for its turn goes back to
+// wait here.
+func (b *barrier) enter(ctx context.Context) (context.Context, *pass, error) {
 	for {
 		b.mu.Lock()
-		if b.blocked == nil {
-			b.mu.Unlock()
-			return pass{barrier: b}, nil
-		}
 		wait := time.Until(b.next)
-		if !b.probing && wait <= 0 {
-			b.probing = true
+		if b.blocked == nil || !b.probing && wait <= 0 {
+			ctx, p := b.admit(ctx)
 			b.mu.Unlock()
-			return pass{barrier: b, probe: true}, nil
+			return ctx, p, nil
 		}
 		if b.probing {
 			wait = time.Hour // its report wakes us
@@ -64,7 +69,7 @@ func (b *barrier) enter(ctx context.Context) (pass, error) {
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return pass{}, context.Cause(ctx)
+			return ctx, nil, context.Cause(ctx)
 		case <-changed:
 			timer.Stop()
 		case <-timer.C:
@@ -72,8 +77,34 @@ func (b *barrier) enter(ctx context.Context) (pass, error) {
 	}
 }
 
+// admit lets a caller in; the lock is held.
+func (b *barrier) admit(ctx context.Context) (context.Context, *pass) {
+	p := &pass{barrier: b, probe: b.blocked != nil}
+	b.probing = p.probe
+	if b.inside == nil {
+		b.inside = make(map[*pass]context.CancelCauseFunc)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	b.inside[p] = cancel
+	return ctx, p
+}
+
+// leave ends the pass. A probe that has not reported made no call.
+func (p *pass) leave() {
+	b := p.barrier
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.inside[p](nil)
+	delete(b.inside, p)
+	if p.probe {
+		p.probe, b.probing = false, false
+		b.next = time.Now().Add(atLeast)
+		b.notify()
+	}
+}
+
 // met reports that the call met f.
-func (p pass) met(f *fault.Error) {
+func (p *pass) met(f *fault.Error) {
 	b := p.barrier
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -84,24 +115,30 @@ func (p pass) met(f *fault.Error) {
 		b.notice.show(f)
 	}
 	b.blocked = f
+	for other, cancel := range b.inside {
+		if other != p {
+			cancel(errBlocked)
+		}
+	}
 	b.postpone(p, f.Wait)
 }
 
 // passed reports that nothing blocked the call.
-func (p pass) passed() {
+func (p *pass) passed() {
 	b := p.barrier
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !p.probe {
 		return
 	}
+	p.probe = false
 	b.blocked, b.probes, b.probing = nil, 0, false
 	b.notice.clear()
 	b.notify()
 }
 
 // failed reports that the call failed in a way that says nothing of the block.
-func (p pass) failed() {
+func (p *pass) failed() {
 	b := p.barrier
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -110,22 +147,10 @@ func (p pass) failed() {
 	}
 }
 
-// unused reports that no call was made.
-func (p pass) unused() {
-	b := p.barrier
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if p.probe {
-		b.probing = false
-		b.next = time.Now().Add(atLeast)
-		b.notify()
-	}
-}
-
 // postpone sets when the next probe is; the lock is held.
-func (b *barrier) postpone(p pass, wait time.Duration) {
+func (b *barrier) postpone(p *pass, wait time.Duration) {
 	if p.probe {
-		b.probing = false
+		p.probe, b.probing = false, false
 	}
 	b.probes++
 	b.next = time.Now().Add(probes().Wait(b.probes, max(wait, atLeast)))

@@ -35,7 +35,7 @@ type Call struct {
 	endpoint   *endpoint
 	profile    *Profile
 	passes     passes
-	ended      bool // the pass of the endpoint
+	reported   bool // to the endpoint's pass
 }
 
 // Do makes one call, of the endpoint called name, with a client that sends when
@@ -70,9 +70,9 @@ func (c *Call) tell(result attentive.Result, err error, own bool) {
 	case blocks(f, fault.ScopeAccount):
 		c.passes.account.met(f)
 	case blocks(f, fault.ScopeEndpoint):
-		c.end(func(p pass) { p.met(f) })
+		c.report(func(p *pass) { p.met(f) })
 	case f != nil && f.Class == fault.Retryable && !attentive.Throttled(err):
-		c.end(func(p pass) {
+		c.report(func(p *pass) {
 			if broken := c.endpoint.outage.failed(err); broken != nil {
 				p.met(broken)
 				return
@@ -82,16 +82,16 @@ func (c *Call) tell(result attentive.Result, err error, own bool) {
 	case result.Status != 0:
 		c.endpoint.outage.answered()
 		if own {
-			c.end(pass.passed)
+			c.report((*pass).passed)
 		}
 	}
 }
 
-// end ends the pass of the endpoint, which the first call that says anything of
-// the endpoint decides.
-func (c *Call) end(by func(pass)) {
-	if !c.ended {
-		c.ended = true
+// report reports to the endpoint's pass what the first call shows that says
+// anything of the endpoint.
+func (c *Call) report(by func(*pass)) {
+	if !c.reported {
+		c.reported = true
 		by(c.passes.endpoint)
 	}
 }
@@ -102,23 +102,23 @@ func (c *Call) end(by func(pass)) {
 func (d *Dispatcher) call(ctx context.Context, p *Profile) error {
 	e := d.Account.endpoints[d.Kind]
 	began := time.Now()
-	leave, err := d.Account.enter(ctx, e, counter{d.Metrics, d.Destination.ID})
+	behind, leave, err := d.Account.enter(ctx, e, counter{d.Metrics, d.Destination.ID})
 	p.held += time.Since(began)
 	if err != nil {
 		return err
 	}
-	c := &Call{dispatcher: d, endpoint: e, profile: p, passes: leave}
-	defer c.end(pass.unused)
+	defer leave.leave()
 	if p.first.IsZero() {
 		p.first, p.held = time.Now(), 0
 	}
 	began = time.Now()
-	if err := d.Account.tenure.Wait(ctx, d.Account.timeout); err != nil {
+	if err := d.Account.tenure.Wait(behind, d.Account.timeout); err != nil {
 		return fault.Interruptedf("wait for the lease: %w", err)
 	}
-	if err := e.limiter.Acquire(ctx); err != nil {
-		return fault.Interruptedf("wait for a turn: %w", err)
+	if err := e.limiter.Acquire(behind); err != nil || behind.Err() != nil {
+		return fault.Interruptedf("wait for a turn: %w", context.Cause(behind))
 	}
 	d.Metrics.LimiterWait(d.Account.credential, e.name).Observe(time.Since(began).Seconds())
+	c := &Call{dispatcher: d, endpoint: e, profile: p, passes: leave}
 	return d.Sender.Send(context.WithoutCancel(ctx), c, p)
 }

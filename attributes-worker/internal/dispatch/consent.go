@@ -41,11 +41,15 @@ const (
 func (c *Consents) Due(ctx context.Context, p *Profile) (bool, error) {
 	r := c.request(p)
 	if p.call == answered { // and not entered yet
-		return false, c.entered(c.ledger.Accept(ctx, r))
+		return false, c.accept(ctx, p)
 	}
-	decision, err := c.ledger.Look(ctx, r)
+	var decision consent.Decision
+	err := c.ask(ctx, func(ctx context.Context) (err error) {
+		decision, err = c.ledger.Look(ctx, r)
+		return err
+	})
 	if err != nil {
-		return false, c.entered(err)
+		return false, err
 	}
 	switch {
 	case decision == consent.Unknown:
@@ -97,9 +101,13 @@ func (c *Consents) Send(ctx context.Context, call *Call, p *Profile) error {
 	if err := turn.Wait(ctx); err != nil {
 		return fault.Interruptedf("wait for the person's other call: %w", err)
 	}
-	decision, err := c.ledger.Begin(ctx, r)
+	var decision consent.Decision
+	err := c.ask(ctx, func(ctx context.Context) (err error) {
+		decision, err = c.ledger.Begin(ctx, r)
+		return err
+	})
 	if err != nil {
-		return c.entered(err)
+		return err
 	}
 	if decision == consent.Unknown {
 		p.call = unanswered
@@ -111,7 +119,7 @@ func (c *Consents) Send(ctx context.Context, call *Call, p *Profile) error {
 	if err := c.make(ctx, call, p); err != nil {
 		return err
 	}
-	return c.entered(c.ledger.Accept(ctx, r))
+	return c.accept(ctx, p)
 }
 
 // make makes the one call that p asks for, for which the intent is stored. An
@@ -133,8 +141,9 @@ func (c *Consents) make(ctx context.Context, call *Call, p *Profile) error {
 		return c.later(c.destination.Attributes.UnknownSettle, err)
 	}
 	p.call = notMade
-	if failed := c.ledger.Abandon(ctx, c.request(p)); failed != nil {
-		return c.entered(fmt.Errorf("%w, after %v", failed, err)) //nolint:errorlint // the ledger's error decides what follows
+	failed := c.ask(ctx, func(ctx context.Context) error { return c.ledger.Abandon(ctx, c.request(p)) })
+	if failed != nil {
+		return failed // the call is made again: that it was refused does no harm
 	}
 	return err
 }
@@ -188,14 +197,18 @@ func (c *Consents) resolve(ctx context.Context, call *Call, p *Profile) error {
 		}
 	}
 	p.call = answered
-	return c.entered(c.ledger.Accept(ctx, r))
+	return c.accept(ctx, p)
 }
 
 // settled fails while the call that was made for r may still take effect.
 func (c *Consents) settled(ctx context.Context, r consent.Request) error {
-	since, err := c.ledger.Since(ctx, r)
+	var since time.Time
+	err := c.ask(ctx, func(ctx context.Context) (err error) {
+		since, err = c.ledger.Since(ctx, r)
+		return err
+	})
 	if err != nil {
-		return c.entered(err)
+		return err
 	}
 	if left := c.destination.Attributes.UnknownSettle - time.Since(since); left > 0 {
 		return c.later(left, errors.New("the call has not settled"))
@@ -229,16 +242,24 @@ func (c *Consents) GiveUp(ctx context.Context, p *Profile) error {
 	if p.call != unanswered {
 		return nil
 	}
-	return c.entered(c.ledger.GiveUp(ctx, c.request(p)))
+	return c.ask(ctx, func(ctx context.Context) error { return c.ledger.GiveUp(ctx, c.request(p)) })
 }
 
-// entered classifies an error of the ledger. While it cannot be read or written
-// nobody is sent anything; that is not the profile's fault.
-func (c *Consents) entered(err error) error {
-	if err == nil {
-		return nil
+// ask does one thing with the ledger, within the time-out of a call. While the
+// ledger cannot be read or written nobody is sent anything; that is not the
+// profile's fault.
+func (c *Consents) ask(ctx context.Context, do func(context.Context) error) error {
+	timed, cancel := context.WithTimeoutCause(ctx, c.account.timeout, errors.New("the broker did not answer in time"))
+	defer cancel()
+	if err := do(timed); err != nil {
+		return fault.Blockedf(fault.ScopeDestination, fault.Unreachable, "consent ledger: %w", err)
 	}
-	return fault.Blockedf(fault.ScopeDestination, fault.Unreachable, "consent ledger: %w", err)
+	return nil
+}
+
+// accept records that the profile's call had its effect.
+func (c *Consents) accept(ctx context.Context, p *Profile) error {
+	return c.ask(ctx, func(ctx context.Context) error { return c.ledger.Accept(ctx, c.request(p)) })
 }
 
 // later is the error of an operation whose outcome can be looked up after wait.

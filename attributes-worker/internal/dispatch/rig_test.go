@@ -1,0 +1,390 @@
+package dispatch_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	attentivev1 "attentive.internal/proto/attentive/v1"
+
+	"attentive.internal/attributes-worker/internal/consent"
+	"attentive.internal/attributes-worker/internal/dispatch"
+	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/config"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/deadletter"
+	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/job"
+	"attentive.internal/pkg/metrics"
+	"attentive.internal/pkg/owner"
+	"attentive.internal/pkg/publish"
+	"attentive.internal/pkg/queuetest"
+	"attentive.internal/pkg/sandbox"
+	"attentive.internal/pkg/sandbox/api"
+	"attentive.internal/pkg/sandbox/sandboxtest"
+	"attentive.internal/pkg/worker"
+)
+
+const (
+	acme = "acme"
+	// lease of the workers, and timeout of their calls, which follows from it.
+	lease   = 2 * time.Second
+	timeout = lease / 3
+	// settle is unknown_settle.
+	settle = 1500 * time.Millisecond
+)
+
+// kinds of profiles.
+func kinds() []contract.Kind {
+	return []contract.Kind{contract.Attributes, contract.Subscribe, contract.Unsubscribe}
+}
+
+// rig is a broker, a sandbox, and what publishes to the one and looks at both.
+type rig struct {
+	t       *testing.T
+	server  *queuetest.Server
+	conn    *broker.Conn
+	sandbox *sandboxtest.Running
+	key     string // file of the API key
+	// apiURL of the sandbox, or of what stands before it.
+	apiURL string
+	// settings of the destination beside those that all tests share, in YAML.
+	settings string
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	server := queuetest.Start(t)
+	r := &rig{
+		t: t, server: server, conn: server.Conn(t), sandbox: sandboxtest.Start(t, sandbox.Config{Seed: 7}),
+		key: filepath.Join(t.TempDir(), "key"), settings: "single_opt_in: true",
+	}
+	r.apiURL = r.sandbox.APIURL()
+	r.write(r.key, sandboxtest.Token)
+	return r
+}
+
+func (r *rig) write(path, text string) {
+	r.t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// account is what the configuration of the rig says.
+func (r *rig) account() (*config.Config, config.Account) {
+	r.t.Helper()
+	file := filepath.Join(r.t.TempDir(), "relay.yaml")
+	r.write(file, fmt.Sprintf(`
+broker: {url: %q}
+lease: %v
+credentials:
+- {id: acme-api, type: attentive-api, api_key: {file: %q}, base_url: %q}
+destinations:
+- id: %s
+  plugin: attentive-api
+  credential: acme-api
+  settings: {identifier: phone, sign_up_unit: %q, unknown_settle: %v, %s}
+  templates:
+  - {id: default, columns: {phone: phone}}
+`, r.server.URL, lease, r.key, r.apiURL, acme, sandboxtest.SignUpUnit, settle, r.settings))
+	cfg, err := config.Load(file)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	accounts := cfg.Accounts(config.PluginAttributes)
+	if len(accounts) != 1 {
+		r.t.Fatalf("%d accounts, want 1", len(accounts))
+	}
+	return cfg, accounts[0]
+}
+
+// running is a worker that sends the profiles of acme.
+type running struct {
+	// stop ends it, gracefully, and waits.
+	stop    func()
+	metrics *metrics.Metrics
+	logged  *logged
+}
+
+// start runs a worker, which the end of the test stops.
+func (r *rig) start() *running { return r.startAt(r.server.URL) }
+
+// startAt runs a worker whose broker is at url.
+func (r *rig) startAt(url string) *running {
+	r.t.Helper()
+	cfg, account := r.account()
+	conn := queuetest.Connect(r.t, url)
+	run := &running{
+		metrics: metrics.New(prometheus.NewRegistry(), []metrics.Destination{{ID: acme, Credential: "acme-api", Kinds: kinds()}}),
+		logged:  &logged{},
+	}
+	log := slog.New(slog.NewMultiHandler(slog.NewTextHandler(r.t.Output(), nil), run.logged))
+	parts := worker.Parts{
+		Parts:  job.Parts{Conn: conn, DeadLetters: deadletter.New(conn, "test"), Metrics: run.metrics, Log: log},
+		Config: cfg,
+	}
+	leases, err := conn.JS.KeyValue(r.t.Context(), broker.BucketOwners)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	owners := owner.New(leases, owner.Config{ID: uuid.NewString(), Lease: lease}, log)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.t.Context()))
+	done := make(chan error, 1)
+	go func() {
+		done <- owners.Run(ctx, owner.Claim{Account: account.Key, Destinations: []string{acme}},
+			func(ctx context.Context, tenure *owner.Tenure) error { return send(ctx, parts, account, tenure) })
+	}()
+	run.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			r.t.Errorf("worker: %v", err)
+		}
+	})
+	r.t.Cleanup(run.stop)
+	return run
+}
+
+// send is what the program does with an account, but for its jobs.
+func send(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.Tenure) error {
+	account, err := dispatch.NewAccount(p, a, tenure)
+	if err != nil {
+		return err
+	}
+	people, err := p.Conn.JS.KeyValue(ctx, broker.BucketConsent)
+	if err != nil {
+		return err
+	}
+	d := a.Destinations[0]
+	consents := dispatch.NewConsents(account, d, consent.New(people, consent.Config{Key: make([]byte, 32), Settle: settle}))
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return account.Run(ctx) })
+	for kind, sender := range map[contract.Kind]dispatch.Sender{
+		contract.Attributes: dispatch.Attributes{}, contract.Subscribe: consents, contract.Unsubscribe: consents,
+	} {
+		profiles := &dispatch.Dispatcher{Kind: kind, Destination: d, Account: account, Sender: sender, Parts: p.Parts}
+		g.Go(func() error { return profiles.Run(ctx) })
+	}
+	return g.Wait()
+}
+
+// logged counts messages of the log.
+type logged struct {
+	mu   sync.Mutex // guards text
+	text []string
+}
+
+func (*logged) Enabled(context.Context, slog.Level) bool { return true }
+func (l *logged) WithAttrs([]slog.Attr) slog.Handler     { return l }
+func (l *logged) WithGroup(string) slog.Handler          { return l }
+
+func (l *logged) Handle(_ context.Context, r slog.Record) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text = append(l.text, r.Message)
+	return nil
+}
+
+// count returns how many messages begin so.
+func (l *logged) count(prefix string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, text := range l.text {
+		if strings.HasPrefix(text, prefix) {
+			n++
+		}
+	}
+	return n
+}
+
+// eventually waits until check returns nil.
+func (r *rig) eventually(check func() error) {
+	r.t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			r.t.Fatal(err)
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-r.t.Context().Done():
+			r.t.Fatal(err)
+		}
+	}
+}
+
+// update is a profile that sets attributes.
+func update(ids *attentivev1.Identifiers, values map[string]any) *attentivev1.Profile {
+	s, err := structpb.NewStruct(values)
+	if err != nil {
+		panic(err) // a mistake of the test
+	}
+	return &attentivev1.Profile{
+		Id: uuid.NewString(), Identifiers: ids,
+		Operation: &attentivev1.Profile_Attributes{Attributes: &attentivev1.SetAttributes{Values: s}},
+	}
+}
+
+func byPhone(phone string) *attentivev1.Identifiers { return &attentivev1.Identifiers{Phone: phone} }
+
+func subscribe(phone string) *attentivev1.Profile {
+	return &attentivev1.Profile{
+		Id: uuid.NewString(), Identifiers: byPhone(phone),
+		Operation: &attentivev1.Profile_Subscribe{Subscribe: &attentivev1.Subscribe{}},
+	}
+}
+
+func unsubscribe(phone string) *attentivev1.Profile {
+	return &attentivev1.Profile{
+		Id: uuid.NewString(), Identifiers: byPhone(phone),
+		Operation: &attentivev1.Profile_Unsubscribe{Unsubscribe: &attentivev1.Unsubscribe{}},
+	}
+}
+
+// phone returns the n-th of many phones.
+func phone(n int) string { return fmt.Sprintf("+1212555%04d", n) }
+
+// publish publishes profiles alone, in that order.
+func (r *rig) publish(profiles ...*attentivev1.Profile) {
+	r.t.Helper()
+	client := publish.New(r.conn)
+	for _, p := range profiles {
+		if _, err := client.Profile(r.t.Context(), acme, contract.LiveJob, p); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
+// fault makes the sandbox misbehave.
+func (r *rig) fault(f api.Fault) {
+	r.t.Helper()
+	if _, err := r.sandbox.API().AddFault(f); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// waiting counts the profiles that are not done, of one kind, or "*" for all.
+func (r *rig) waiting(kind contract.Kind) int {
+	r.t.Helper()
+	s, err := r.conn.JS.Stream(r.t.Context(), broker.StreamProfiles)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	info, err := s.Info(r.t.Context(), jetstream.WithSubjectFilter(contract.ConsumerFilter(kind, acme)))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	n := 0
+	for _, stored := range info.State.Subjects {
+		n += int(stored)
+	}
+	return n
+}
+
+// drained waits until no profile of the kinds is left to be done; no kind means
+// all.
+func (r *rig) drained(of ...contract.Kind) {
+	r.t.Helper()
+	if of == nil {
+		of = kinds()
+	}
+	r.eventually(func() error {
+		for _, k := range of {
+			if n := r.waiting(k); n != 0 {
+				return fmt.Errorf("%d profiles of kind %s are not done", n, k)
+			}
+		}
+		return nil
+	})
+}
+
+// letters returns the dead letters, oldest first.
+func (r *rig) letters() []deadletter.Letter {
+	r.t.Helper()
+	var all []deadletter.Letter
+	for l, err := range deadletter.New(r.conn, "test").List(r.t.Context(), deadletter.Filter{}) {
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		all = append(all, l)
+	}
+	return all
+}
+
+// noLetters checks that nothing was given up.
+func (r *rig) noLetters() {
+	r.t.Helper()
+	for _, l := range r.letters() {
+		r.t.Errorf("dead letter %s: %s", l.Reason, l.Detail)
+	}
+}
+
+// traffic returns what arrived at the endpoint with a key that the sandbox knows,
+// or with any other.
+func (r *rig) traffic(endpoint api.Endpoint) api.Traffic {
+	var all api.Traffic
+	for _, t := range r.sandbox.API().Traffic() {
+		if t.Endpoint == endpoint && t.Key != "" {
+			all = t
+		}
+	}
+	return all
+}
+
+// arrived waits until n calls have arrived at the endpoint.
+func (r *rig) arrived(endpoint api.Endpoint, n int) {
+	r.t.Helper()
+	r.eventually(func() error {
+		if got := r.traffic(endpoint).Calls; got < n {
+			return fmt.Errorf("%d calls of %s, want %d", got, endpoint, n)
+		}
+		return nil
+	})
+}
+
+// texts counts the texts to each phone.
+func (r *rig) texts() map[string]int {
+	texts := map[string]int{}
+	for _, m := range r.sandbox.API().Outbox() {
+		texts[m.Phone]++
+	}
+	return texts
+}
+
+// status is where the marketing subscription of a phone stands.
+func (r *rig) status(phone string) api.Status {
+	s, _ := r.sandbox.API().Subscriber(phone)
+	return s.Status(phone, api.Marketing)
+}
+
+// blocked waits until the metric of a block has the value.
+func (r *rig) blocked(run *running, kind contract.Kind, scope fault.Scope, reason fault.Reason, want float64) {
+	r.t.Helper()
+	gauge := run.metrics.Blocked(kind, acme, metrics.Block{Scope: scope, Reason: reason})
+	r.eventually(func() error {
+		if got := value(gauge); got != want {
+			return fmt.Errorf("blocked %s by %s %s: %v, want %v", kind, scope, reason, got, want)
+		}
+		return nil
+	})
+}
+
+func value(c prometheus.Collector) float64 { return testutil.ToFloat64(c) }
