@@ -16,6 +16,13 @@ import (
 	"attentive.internal/pkg/metrics"
 )
 
+// whole returns the fault of err with the text of all that wraps it.
+func whole(err error) *fault.Error {
+	f := *fault.Of(err)
+	f.Err = err
+	return &f
+}
+
 // judge acts on the failure of an attempt. It returns how long to wait before
 // the next one, or that the job is settled and its message may go.
 func (r *Run[J]) judge(ctx context.Context, f *fault.Error) (wait time.Duration, settled bool) {
@@ -31,7 +38,7 @@ func (r *Run[J]) judge(ctx context.Context, f *fault.Error) (wait time.Duration,
 		if err == nil {
 			return 0, true
 		}
-		f = fault.Of(err)
+		f = whole(err)
 		wait = r.pauses.next(f)
 	}
 	if f.Class == fault.Blocked {
@@ -52,7 +59,7 @@ func (r *Run[J]) retry(ctx context.Context, f *fault.Error, wait time.Duration) 
 	}
 	text := fmt.Sprintf("attempt %d failed and is repeated: %v", r.attempts(), f)
 	spent := time.Since(r.started) + wait
-	if err := r.change(ctx, func(e *ledger.Entry) { e.Failures++; e.Spent += spent }); err != nil {
+	if err := r.Change(ctx, func(e *ledger.Entry) { e.Failures++; e.Spent += spent }); err != nil {
 		r.log.Warn("failed attempt is not counted", "err", err)
 		return f
 	}
@@ -113,7 +120,7 @@ func (r *Run[J]) close(ctx context.Context, f *fault.Error) error {
 		return nil
 	}
 	if !ours {
-		err := r.change(ctx, func(e *ledger.Entry) {
+		err := r.Change(ctx, func(e *ledger.Entry) {
 			e.State, e.Reason, e.Detail, e.Settled = ledger.DeadLettered, f.Reason, f.Error(), r.Message.Sequence
 		})
 		if err != nil {

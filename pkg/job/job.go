@@ -127,7 +127,7 @@ func (r *Runner[J]) work(ctx context.Context, run *Run[J]) {
 			r.acknowledge(ctx, run)
 			return
 		}
-		if wait, settled := run.judge(ctx, fault.Of(err)); !settled {
+		if wait, settled := run.judge(ctx, whole(err)); !settled {
 			_ = backoff.Sleep(ctx, wait) // fails when ctx ends, and so does the loop
 		}
 	}

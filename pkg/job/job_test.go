@@ -170,7 +170,7 @@ func TestPermanentIsDeadLetteredBeforeTheAck(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
 	p.start(t, func(context.Context, *run) error {
-		return fault.Permanentf(fault.SourceMissing, "object %q: no such object", "spring")
+		return fmt.Errorf("group %q: %w", "g", fault.Permanentf(fault.SourceMissing, "object %q: no such object", "spring"))
 	})
 	j := p.newJob()
 	sequence := p.send(t, j, func(m *nats.Msg) { m.Header.Set(nats.MsgIdHdr, "acme/1"); m.Header.Set("traceparent", "00-1") })
@@ -190,7 +190,7 @@ func TestPermanentIsDeadLetteredBeforeTheAck(t *testing.T) {
 		t.Errorf("origin (-want +got):\n%s", diff)
 	}
 	if l.Kind != contract.Segment || l.Destination != "acme" || l.Job != j.GetId() || l.Reason != fault.SourceMissing ||
-		l.Detail != `object "spring": no such object` || l.Attempts != 1 || l.MsgID != "acme/1" || l.Worker != "test" ||
+		l.Detail != `group "g": object "spring": no such object` || l.Attempts != 1 || l.MsgID != "acme/1" || l.Worker != "test" ||
 		l.Header.Get("traceparent") != "00-1" || l.First.IsZero() || l.Last.IsZero() {
 		t.Errorf("dead letter %+v", l)
 	}

@@ -169,7 +169,7 @@ func (r *Run[J]) replays(entry ledger.Entry) bool {
 // ends with it, and the next one sees.
 func (r *Run[J]) Advance(ctx context.Context, text string, change func(*ledger.Entry)) error {
 	r.step = text
-	if err := r.change(ctx, change); err != nil {
+	if err := r.Change(ctx, change); err != nil {
 		return err
 	}
 	if r.Entry().State == ledger.Succeeded {
@@ -181,10 +181,11 @@ func (r *Run[J]) Advance(ctx context.Context, text string, change func(*ledger.E
 	return nil
 }
 
-// change changes the entry, unless it must be read again first.
-func (r *Run[J]) change(ctx context.Context, change func(*ledger.Entry)) error {
+// Change changes the ledger's entry as Advance does, and tells nobody. It must
+// not end the job.
+func (r *Run[J]) Change(ctx context.Context, change func(*ledger.Entry)) error {
 	if r.unsure {
-		return fmt.Errorf("job %s: a change of its ledger entry went unanswered", r.Job.GetId())
+		return fmt.Errorf("job %s: an earlier change of its ledger entry went unanswered", r.Job.GetId())
 	}
 	err := r.record.Change(ctx, change)
 	r.unsure = err != nil

@@ -116,16 +116,19 @@ func (w *Tripwire) serve(ctx context.Context, l net.Listener) {
 		back := &gate{to: client}
 		w.work.Go(func() {
 			_, _ = io.Copy(back, server) // every way of ending means the same
-			reset(client)
-		})
-		w.work.Go(func() {
-			w.forward(client, server, back)
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			delete(w.conns, client)
 			delete(w.conns, server)
 			reset(client)
-			_ = server.Close() // not reset: what it was sent, it is to read
+			reset(server)
+		})
+		w.work.Go(func() {
+			w.forward(client, server, back)
+			back.shut.Store(true)
+			reset(client)
+			// The server is to read what it was sent, and then ends the connection.
+			_ = server.(*net.TCPConn).CloseWrite()
 		})
 	}
 }

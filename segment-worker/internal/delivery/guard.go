@@ -1,0 +1,64 @@
+package delivery
+
+import (
+	"context"
+	"fmt"
+
+	attentivev1 "attentive.internal/proto/attentive/v1"
+
+	"attentive.internal/pkg/fault"
+)
+
+// guard refuses, Permanent, to replace lists with what is probably a mistake:
+// with nothing, with much less than last time, or with what newer work has
+// replaced already. An operator can force the first two. It returns a warning
+// for each segment that is forced and empty.
+func (d *Delivery) guard(ctx context.Context, u *upload, segments []segment) (empty []string, err error) {
+	for _, s := range segments {
+		n := u.rows[s.name]
+		if n == 0 {
+			if !u.run.Forced() {
+				return nil, fault.Permanentf(fault.EmptyAudience,
+					"segment %q: no row can be sent; a file without rows cannot empty a list in Attentive; to go on without this segment, replay the job with --force", s.name)
+			}
+			empty = append(empty, fmt.Sprintf("segment %q has no rows: nothing is sent for it, and its list in Attentive stays as it is", s.name))
+		}
+		if u.run.Job.GetSampleRows() > 0 {
+			continue // a sample has a segment of its own, with nothing to compare to
+		}
+		if err := d.compare(ctx, u.run, s.name, n); err != nil {
+			return nil, err
+		}
+	}
+	return empty, nil
+}
+
+// compare judges the rows of a segment by its last success.
+func (d *Delivery) compare(ctx context.Context, r *Run, segment string, rows uint64) error {
+	last, err := d.Baselines.Last(ctx, d.Destination.ID, segment)
+	if err != nil {
+		return err
+	}
+	if last.Sequence > r.Entry().Sequence {
+		return fault.Permanentf(fault.Superseded, "segment %q: job %s is newer and was delivered on %s",
+			segment, last.JobID, last.Time.UTC().Format("2006-01-02 15:04 MST"))
+	}
+	keep := 1 - d.Destination.Segment.Guards.Shrink
+	if !r.Forced() && last.Sequence > 0 && float64(rows) < keep*float64(last.Rows) {
+		return fault.Permanentf(fault.AudienceShrank, "segment %q: %d rows, last time %d; if that is meant, replay the job with --force",
+			segment, rows, last.Rows)
+	}
+	return nil
+}
+
+// tooManyRejects refuses, Permanent, an audience of which more than the allowed
+// share cannot be sent.
+func (d *Delivery) tooManyRejects(p *attentivev1.Progress) error {
+	share := d.Destination.Segment.RejectShare
+	if float64(p.GetRowsRejected()) <= share*float64(p.GetRowsRead()) {
+		return nil
+	}
+	return fault.Permanentf(fault.TooManyRejects,
+		"%d of %d rows cannot be sent, more than reject_share %v allows; they are kept with their reasons in object %q: repair the source",
+		p.GetRowsRejected(), p.GetRowsRead(), share, p.GetRejectsObject())
+}

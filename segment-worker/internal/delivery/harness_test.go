@@ -1,0 +1,398 @@
+package delivery_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/proto"
+
+	attentivev1 "attentive.internal/proto/attentive/v1"
+
+	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/deadletter"
+	"attentive.internal/pkg/ledger"
+	"attentive.internal/pkg/publish"
+	"attentive.internal/pkg/queuetest"
+	"attentive.internal/pkg/sftptest"
+	"attentive.internal/pkg/worker"
+	segmentworker "attentive.internal/segment-worker"
+)
+
+// patience is how long a test waits for what must come.
+const patience = 90 * time.Second
+
+// place is a broker, a receiver, and a configuration that joins them.
+type place struct {
+	t      *testing.T
+	url    string // of the broker, for the worker
+	conn   *broker.Conn
+	ledger *ledger.Ledger
+	client *publish.Client
+	dead   *deadletter.Store
+	sftp   *sftptest.Server
+	dir    string
+	log    *buffer
+
+	// What the next configure writes, and where; set before.
+	config       string
+	host         string
+	port         int
+	hostKey      string
+	folder       string
+	domain       string
+	settings     string // of every destination
+	template     string // of every destination: more keys
+	destinations []string
+}
+
+func newPlace(t *testing.T) *place {
+	t.Helper()
+	return at(t, queuetest.Start(t), "acme")
+}
+
+// at returns a place at a broker that others may share, under other
+// destinations.
+func at(t *testing.T, s *queuetest.Server, destinations ...string) *place {
+	t.Helper()
+	c := s.Conn(t)
+	kv, err := c.JS.KeyValue(t.Context(), broker.BucketLedger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &place{
+		t: t, url: s.URL, conn: c, ledger: ledger.New(kv), client: publish.New(c), dead: deadletter.New(c, "test"),
+		sftp: sftptest.Start(t, sftptest.Config{}), dir: t.TempDir(), log: &buffer{},
+		config: "relay.yaml", folder: sftptest.Folder, domain: "shop", destinations: destinations,
+	}
+	p.host, p.port, p.hostKey = p.sftp.Host, p.sftp.Port, p.sftp.HostKeys[0]
+	p.file("passphrase", p.sftp.Password)
+	p.configure()
+	return p
+}
+
+// file replaces a file at once, as an operator's tools do, and returns its path.
+func (p *place) file(name, text string) string {
+	p.t.Helper()
+	path := filepath.Join(p.dir, name)
+	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		p.t.Fatal(err)
+	}
+	return path
+}
+
+// configure writes the configuration.
+func (p *place) configure() {
+	p.t.Helper()
+	var b strings.Builder
+	fmt.Fprintf(&b, `
+lease: 2s
+ops_address: 127.0.0.1:0
+broker: {url: %s}
+source_prefixes: ["file://%s/"]
+credentials:
+- {id: sftp, type: attentive-mobile, hostname: %s, port: %d, username: %s, passphrase: {file: passphrase}, host_keys: [%q]}
+destinations:
+`, p.url, p.dir, p.host, p.port, p.sftp.User, p.hostKey)
+	for _, d := range p.destinations {
+		fmt.Fprintf(&b, `- id: %s
+  name: Segments
+  plugin: attentive
+  credential: sftp
+  settings: {client_domain: %s, identifier: phone, remote_folder: %s%s}
+  templates: [{id: default, campaigns: true, columns: {phone: mobile}%s}]
+`, d, p.domain, p.folder, more(p.settings), more(p.template))
+	}
+	p.file(p.config, b.String())
+}
+
+func more(keys string) string {
+	if keys == "" {
+		return ""
+	}
+	return ", " + keys
+}
+
+// start runs the worker until stop is called or the test ends.
+func (p *place) start() (stop func()) {
+	p.t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(p.t.Context()))
+	done := make(chan error, 1)
+	file := filepath.Join(p.dir, p.config)
+	go func() {
+		done <- segmentworker.Run(ctx, worker.Options{ConfigFile: file, Log: slog.New(slog.NewTextHandler(p.log, nil))})
+	}()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			p.t.Errorf("Run = %v", err)
+		}
+	})
+	p.t.Cleanup(stop)
+	return stop
+}
+
+// buffer is a log that is read while it is written.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// csv is an inline source of numbers 0 to n-1 of an area.
+func csv(area, n int) *attentivev1.Source {
+	var b strings.Builder
+	b.WriteString("name,mobile\n")
+	for i := range n {
+		fmt.Fprintf(&b, "Someone,%s\n", phone(area, i))
+	}
+	return inline(b.String())
+}
+
+// phone returns a valid number.
+func phone(area, i int) string { return fmt.Sprintf("+1%d555%04d", area, i) }
+
+// rows returns the file of numbers 0 to n-1 of an area.
+func rows(segment string, area, n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "%s,%s\n", phone(area, i), segment)
+	}
+	return b.String()
+}
+
+func inline(text string) *attentivev1.Source {
+	return &attentivev1.Source{Location: &attentivev1.Source_Inline{Inline: []byte(text)}, Format: attentivev1.Format_FORMAT_CSV}
+}
+
+// fileSource is a CSV source in the place's directory.
+func (p *place) fileSource(name string) *attentivev1.Source {
+	return &attentivev1.Source{
+		Location: &attentivev1.Source_Url{Url: "file://" + filepath.Join(p.dir, name)}, Format: attentivev1.Format_FORMAT_CSV,
+	}
+}
+
+// orchestration is a job for one segment.
+func (p *place) orchestration(segment string, sources ...*attentivev1.Source) *attentivev1.SegmentJob {
+	j := p.newJob(sources)
+	j.Origin = &attentivev1.SegmentJob_Orchestration{Orchestration: &attentivev1.Orchestration{SegmentName: segment}}
+	return j
+}
+
+// campaign is a job for groups G1, G2 and so on.
+func (p *place) campaign(name string, sources ...*attentivev1.Source) *attentivev1.SegmentJob {
+	j := p.newJob(sources)
+	j.Origin = &attentivev1.SegmentJob_Campaign{Campaign: &attentivev1.Campaign{Name: name}}
+	return j
+}
+
+func (p *place) newJob(sources []*attentivev1.Source) *attentivev1.SegmentJob {
+	j := &attentivev1.SegmentJob{Id: uuid.NewString(), Destination: p.destinations[0], Template: "default"}
+	for i, s := range sources {
+		j.Groups = append(j.Groups, &attentivev1.Group{Name: fmt.Sprintf("G%d", i+1), Source: s})
+	}
+	return j
+}
+
+// send publishes a job and returns its id.
+func (p *place) send(j *attentivev1.SegmentJob) string {
+	p.t.Helper()
+	if _, err := p.client.SegmentJob(p.t.Context(), j); err != nil {
+		p.t.Fatal(err)
+	}
+	return j.GetId()
+}
+
+func (p *place) eventually(what string, condition func() bool) {
+	p.t.Helper()
+	for deadline := time.Now().Add(patience); !condition(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			p.t.Fatalf("%s: not within %v; files %v; log:\n%s", what, patience, p.files(), p.log)
+		}
+	}
+}
+
+// entry returns what the ledger holds of a job of any of the destinations.
+func (p *place) entry(id string) ledger.Entry {
+	p.t.Helper()
+	for _, d := range p.destinations {
+		record, ok, err := p.ledger.Find(p.t.Context(), contract.Segment, d, id)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		if ok {
+			return record.Entry()
+		}
+	}
+	return ledger.Entry{}
+}
+
+// reaches waits until a job is in a state.
+func (p *place) reaches(id string, want ledger.State) ledger.Entry {
+	p.t.Helper()
+	p.eventually("job in state "+string(want), func() bool {
+		e := p.entry(id)
+		if e.State.Terminal() && e.State != want {
+			p.t.Fatalf("job is %s (%s: %s), want %s; log:\n%s", e.State, e.Reason, e.Detail, want, p.log)
+		}
+		return e.State == want
+	})
+	return p.entry(id)
+}
+
+// delivers publishes a job and waits for its success.
+func (p *place) delivers(j *attentivev1.SegmentJob) ledger.Entry {
+	p.t.Helper()
+	return p.reaches(p.send(j), ledger.Succeeded)
+}
+
+// refuses publishes a job and waits until it is dead-lettered for a reason.
+func (p *place) refuses(j *attentivev1.SegmentJob, reason, text string) ledger.Entry {
+	p.t.Helper()
+	e := p.reaches(p.send(j), ledger.DeadLettered)
+	p.isRefused(e, reason, text)
+	return e
+}
+
+func (p *place) isRefused(e ledger.Entry, reason, text string) {
+	p.t.Helper()
+	if string(e.Reason) != reason || !strings.Contains(e.Detail, text) {
+		p.t.Errorf("dead-lettered as %s: %q; want %s with %q", e.Reason, e.Detail, reason, text)
+	}
+}
+
+// replays puts the dead letter of a job back.
+func (p *place) replays(id string, mode deadletter.Mode) {
+	p.t.Helper()
+	for l, err := range p.dead.List(p.t.Context(), deadletter.Filter{Job: id}) {
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		if got, err := p.dead.Replay(p.t.Context(), l.ID, mode); err != nil || got != deadletter.Replayed {
+			p.t.Fatalf("replay = %v, %v", got, err)
+		}
+		return
+	}
+	p.t.Fatalf("job %s has no dead letter", id)
+}
+
+// blocked waits until upstream was told that a job waits for a reason.
+func (p *place) blocked(id, reason, text string) {
+	p.t.Helper()
+	p.eventually("block "+reason, func() bool {
+		return slices.ContainsFunc(p.events(id), func(e *attentivev1.JobEvent) bool {
+			return e.GetState() == attentivev1.JobState_JOB_STATE_BLOCKED && e.GetReason() == reason && strings.Contains(e.GetText(), text)
+		})
+	})
+}
+
+// events returns what upstream was told of a job.
+func (p *place) events(id string) []*attentivev1.JobEvent {
+	p.t.Helper()
+	s, err := p.conn.JS.Stream(p.t.Context(), broker.StreamEvents)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	var list []*attentivev1.JobEvent
+	for next := uint64(1); ; {
+		m, err := s.GetMsg(p.t.Context(), next, jetstream.WithGetMsgSubject(contract.EventSubject(contract.Segment, "*", id)))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return list
+		}
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		next = m.Sequence + 1
+		e := &attentivev1.JobEvent{}
+		if err := proto.Unmarshal(m.Data, e); err != nil {
+			p.t.Fatal(err)
+		}
+		list = append(list, e)
+	}
+}
+
+// states returns the states that upstream was told of, the same ones in a row
+// once.
+func (p *place) states(id string) string {
+	var list []string
+	for _, e := range p.events(id) {
+		list = append(list, strings.TrimPrefix(e.GetState().String(), "JOB_STATE_"))
+	}
+	return strings.Join(slices.Compact(list), " ")
+}
+
+// files returns what lies in the receiver's folder: contents by name.
+func (p *place) files() map[string]string {
+	p.t.Helper()
+	files := map[string]string{}
+	entries, err := os.ReadDir(p.sftp.Path(p.folder))
+	if err != nil {
+		return files
+	}
+	for _, e := range entries {
+		b, err := os.ReadFile(filepath.Join(p.sftp.Path(p.folder), e.Name()))
+		if err == nil { // else renamed or removed meanwhile
+			files[e.Name()] = string(b)
+		}
+	}
+	return files
+}
+
+// temporary returns the names that no receiver reads.
+func (p *place) temporary() (names []string) {
+	for name := range p.files() {
+		if strings.HasPrefix(name, ".") {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// name of the n-th file of today.
+func name(n int) string { return fileOf(time.Now().UTC(), n) }
+
+func fileOf(day time.Time, n int) string {
+	return fmt.Sprintf("shop_subscriber_segment_%s_%d.csv", day.Format("20060102"), n)
+}
+
+// idle waits until the queue of the place's destinations is empty.
+func (p *place) idle() {
+	p.t.Helper()
+	s, err := p.conn.JS.Stream(p.t.Context(), broker.StreamJobs)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, d := range p.destinations {
+		subject := contract.JobSubject(contract.Segment, d)
+		p.eventually("empty queue", func() bool {
+			info, err := s.Info(p.t.Context(), jetstream.WithSubjectFilter(subject))
+			return err == nil && info.State.Subjects[subject] == 0
+		})
+	}
+}
