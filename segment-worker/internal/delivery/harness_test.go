@@ -287,9 +287,11 @@ func (p *place) isRefused(e ledger.Entry, reason, text string) {
 	}
 }
 
-// replays puts the dead letter of a job back.
+// replays puts the dead letter of a job back, and waits until it is worked on.
 func (p *place) replays(id string, mode deadletter.Mode) {
 	p.t.Helper()
+	p.idle() // nothing of it is under way
+	before := p.entry(id).Updated
 	for l, err := range p.dead.List(p.t.Context(), deadletter.Filter{Job: id}) {
 		if err != nil {
 			p.t.Fatal(err)
@@ -297,6 +299,7 @@ func (p *place) replays(id string, mode deadletter.Mode) {
 		if got, err := p.dead.Replay(p.t.Context(), l.ID, mode); err != nil || got != deadletter.Replayed {
 			p.t.Fatalf("replay = %v, %v", got, err)
 		}
+		p.eventually("begin of the replay", func() bool { return !p.entry(id).Updated.Equal(before) })
 		return
 	}
 	p.t.Fatalf("job %s has no dead letter", id)
