@@ -115,13 +115,13 @@ func (r *Run[J]) close(ctx context.Context, f *fault.Error) error {
 			return err
 		}
 	}
-	ours := r.Entry().State == ledger.DeadLettered && r.Entry().Settled == r.Message.Sequence
+	ours := r.Entry().State == ledger.DeadLettered && r.Entry().Settled == r.name()
 	if r.Entry().State.Terminal() && !ours {
 		return nil
 	}
 	if !ours {
 		err := r.Change(ctx, func(e *ledger.Entry) {
-			e.State, e.Reason, e.Detail, e.Settled = ledger.DeadLettered, f.Reason, f.Error(), r.Message.Sequence
+			e.State, e.Reason, e.Detail, e.Settled = ledger.DeadLettered, f.Reason, f.Error(), r.name()
 		})
 		if err != nil {
 			return err

@@ -195,7 +195,7 @@ func TestPermanentIsDeadLetteredBeforeTheAck(t *testing.T) {
 		t.Errorf("dead letter %+v", l)
 	}
 	e := p.entry(t, j.GetId())
-	if e.State != ledger.DeadLettered || e.Reason != fault.SourceMissing || e.Detail != l.Detail || e.Settled != sequence {
+	if e.State != ledger.DeadLettered || e.Reason != fault.SourceMissing || e.Detail != l.Detail || e.Settled != fmt.Sprintf("ATTENTIVE_JOBS/%d", sequence) {
 		t.Errorf("entry %+v", e)
 	}
 	if got, want := p.states(t, j.GetId()), "RECEIVED DEAD_LETTERED"; got != want {
@@ -535,19 +535,34 @@ func TestReplayResumes(t *testing.T) {
 }
 
 // TestRedeliveredDeadLetterIsNoReplay delivers messages again whose dead letter
-// was stored and whose ack was lost: the original, and a replay.
+// was stored and whose ack was lost: the original, and a replay. And it replays a
+// letter into a stream that was made anew, where the message has a sequence that
+// one of the job had before.
 func TestRedeliveredDeadLetterIsNoReplay(t *testing.T) {
 	t.Parallel()
-	for _, replayed := range []bool{false, true} {
-		t.Run(fmt.Sprintf("replayed %v", replayed), func(t *testing.T) {
+	replay := func(id string) func(*nats.Msg) {
+		return func(m *nats.Msg) {
+			m.Header.Set(deadletter.HeaderReplay, "7")
+			m.Header.Set(nats.MsgIdHdr, id)
+		}
+	}
+	tests := []struct {
+		name    string
+		message func(*nats.Msg)
+		settled string
+		want    ledger.State
+	}{
+		{"original", func(*nats.Msg) {}, "ATTENTIVE_JOBS/1", ledger.DeadLettered},
+		{"replay", replay("replay/7/1"), "replay/7/1", ledger.DeadLettered},
+		{"replay of another letter", replay("replay/8/2"), "replay/7/1", ledger.Succeeded},
+		{"replay into a stream made anew", replay("replay/7/1"), "ATTENTIVE_JOBS/1", ledger.Succeeded},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			p := newPlace(t)
 			j := p.newJob()
-			sequence := p.send(t, j, func(m *nats.Msg) {
-				if replayed {
-					m.Header.Set(deadletter.HeaderReplay, "7")
-				}
-			})
+			p.send(t, j, tt.message)
 			data, err := contract.Encode(j)
 			if err != nil {
 				t.Fatal(err)
@@ -558,16 +573,13 @@ func TestRedeliveredDeadLetterIsNoReplay(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := record.Change(t.Context(), func(e *ledger.Entry) { e.State, e.Settled = ledger.DeadLettered, sequence }); err != nil {
+			if err := record.Change(t.Context(), func(e *ledger.Entry) { e.State, e.Settled = ledger.DeadLettered, tt.settled }); err != nil {
 				t.Fatal(err)
 			}
-			p.start(t, func(context.Context, *run) error {
-				t.Error("the job was handled")
-				return nil
-			})
+			p.start(t, succeed)
 			p.empties(t)
-			if got := p.entry(t, j.GetId()).State; got != ledger.DeadLettered {
-				t.Errorf("state %s, want dead_lettered", got)
+			if got := p.entry(t, j.GetId()).State; got != tt.want {
+				t.Errorf("state %s, want %s", got, tt.want)
 			}
 		})
 	}

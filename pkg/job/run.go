@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	attentivev1 "attentive.internal/proto/attentive/v1"
@@ -159,7 +160,16 @@ func (r *Run[J]) accept(ctx context.Context) error {
 // dead-lettered. A replay that was dead-lettered again and is redelivered is
 // none; neither is the original.
 func (r *Run[J]) replays(entry ledger.Entry) bool {
-	return r.Message.Header.Get(deadletter.HeaderReplay) != "" && r.Message.Sequence != entry.Settled
+	return r.Message.Header.Get(deadletter.HeaderReplay) != "" && r.name() != entry.Settled
+}
+
+// name tells the message from all others of the job. Sequences cannot: a stream
+// that is made anew gives them again, while replays have ids of their own.
+func (r *Run[J]) name() string {
+	if h := r.Message.Header; h.Get(deadletter.HeaderReplay) != "" && h.Get(nats.MsgIdHdr) != "" {
+		return h.Get(nats.MsgIdHdr)
+	}
+	return fmt.Sprintf("%s/%d", r.Message.Stream, r.Message.Sequence)
 }
 
 // Advance changes the ledger's entry and then tells upstream, text being one

@@ -90,8 +90,9 @@ type Entry struct {
 	// Sequence of the first message that carried the job: its place among the
 	// jobs of its stream, which a replay does not change.
 	Sequence uint64 `json:"sequence"`
-	// Settled is the sequence of the message that was dead-lettered last.
-	Settled  uint64    `json:"settled,omitempty"`
+	// Settled names the message that was dead-lettered last, so that it is known
+	// when it is delivered again.
+	Settled  string    `json:"settled,omitempty"`
 	Received time.Time `json:"received"`
 	Updated  time.Time `json:"updated"`
 	// Failures counts retryable failures since the job was received or
