@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/deadletter"
 	"attentive.internal/pkg/ledger"
 )
@@ -95,6 +96,35 @@ func TestSupersededJob(t *testing.T) {
 	p.file("later.csv", "mobile\n+12145550000\n")
 	p.replays(other.GetId(), deadletter.Guarded)
 	p.reaches(other.GetId(), ledger.Succeeded)
+}
+
+// TestStreamOfJobsMadeAnew: its sequences begin again, and its jobs are no older
+// for that.
+func TestStreamOfJobsMadeAnew(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	stop := p.start()
+	for n := range 3 {
+		p.delivers(p.orchestration("VIP", csv(212+n, 2)))
+	}
+	p.idle()
+	stop()
+	if err := p.conn.JS.DeleteStream(t.Context(), broker.StreamJobs); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.conn.Ensure(t.Context(), broker.Settings{}); err != nil {
+		t.Fatal(err)
+	}
+	p.start()
+	old := p.orchestration("VIP", p.fileSource("late.csv"))
+	p.refuses(old, "source_missing", "")
+	p.delivers(p.orchestration("VIP", csv(215, 2)))
+	p.file("late.csv", "mobile\n+12165550000\n")
+	p.replays(old.GetId(), deadletter.Guarded)
+	p.isRefused(p.reaches(old.GetId(), ledger.DeadLettered), "superseded", "")
+	if got := p.files()[name(4)]; got != rows("VIP", 215, 2) || len(p.files()) != 4 {
+		t.Errorf("%d files, the fourth %q", len(p.files()), got)
+	}
 }
 
 // TestTwoJobsOfOneSegmentInOrder publishes both before either is worked.
