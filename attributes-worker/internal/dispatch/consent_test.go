@@ -280,6 +280,31 @@ func TestReplayedConsent(t *testing.T) {
 	}
 }
 
+// An operation that is older than one of unknown outcome is superseded: it does
+// not wait for an answer that will never come.
+func TestAnOlderOperationThanAnUnknownOne(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.fault(api.Fault{Endpoint: api.Unsubscribe, Status: http.StatusBadRequest, Times: 1})
+	r.fault(api.Fault{Endpoint: api.Subscribe, Cut: true, Times: 1})
+	r.publish(unsubscribe(phone(1)))
+	run := r.start()
+	r.drained()
+	older := r.letters()
+	r.publish(subscribe(phone(1)))
+	r.drained()
+	if len(older) != 1 || len(r.letters()) != 2 {
+		t.Fatalf("letters = %+v, want one of each operation", r.letters())
+	}
+	if _, err := deadletter.New(r.conn, "test").Replay(t.Context(), older[0].ID, deadletter.Guarded); err != nil {
+		t.Fatal(err)
+	}
+	r.drained()
+	if got := value(run.metrics.ProfilesSkipped(contract.Unsubscribe, acme, metrics.Superseded)); got != 1 {
+		t.Errorf("%v unsubscribes are counted as superseded, want 1", got)
+	}
+}
+
 // Consent has an age, which a replay does not renew.
 func TestStaleConsent(t *testing.T) {
 	t.Parallel()

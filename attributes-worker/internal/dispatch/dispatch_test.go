@@ -183,6 +183,28 @@ func (r *rig) count() *inFlight {
 	return calls
 }
 
+// A call that timed out is carried out late: after the call that repeated it,
+// and before that of the next update.
+func TestALateCallUndoesNothing(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.fault(api.Fault{Endpoint: api.SetAttributes, Delay: api.Duration(timeout + 550*time.Millisecond), Late: true, Times: 1})
+	for n := range 3 {
+		r.publish(update(byPhone(phone(1)), map[string]any{"n": n + 1}))
+	}
+	r.start()
+	r.drained()
+	r.eventually(func() error {
+		if got := r.traffic(api.SetAttributes).Executed; got != 4 {
+			return fmt.Errorf("%d calls took effect, want 4", got)
+		}
+		return nil
+	})
+	if s, _ := r.sandbox.API().Subscriber(phone(1)); s.Attributes["n"] != "3" {
+		t.Errorf("attributes = %v, want those of the last update", s.Attributes)
+	}
+}
+
 // What the API refuses, and what cannot be read, is stored as it came; what
 // follows it goes on.
 func TestWhatCannotBeSentIsADeadLetter(t *testing.T) {

@@ -29,7 +29,7 @@ func TestEveryRowIsStoredOnce(t *testing.T) {
 	r := newRig(t)
 	w := r.work(options{})
 	id := r.send(r.put("a.csv", rows(manyRows)))
-	if got := <-w.sending; got != id {
+	if got := w.sent(); got != id {
 		t.Errorf("sending was told of %q, want %q", got, id)
 	}
 	r.complete(id, manyRows)
@@ -77,7 +77,7 @@ func TestEveryRowIsStoredOnceWhereverTheConnectionBreaks(t *testing.T) {
 	}
 	for _, b := range running {
 		t.Run(b.name, func(t *testing.T) {
-			<-b.sending
+			b.sent()
 			b.complete(b.job, manyRows)
 			if got := b.wire.Seen(); got < checkpoints {
 				t.Errorf("%d checkpoints were written, want at least %d", got, checkpoints)
@@ -236,7 +236,7 @@ func TestAFullStreamHoldsTheJob(t *testing.T) {
 	if err := r.conn.Ensure(t.Context(), broker.Settings{}); err != nil {
 		t.Fatal(err)
 	}
-	<-w.sending
+	w.sent()
 	r.complete(id, manyRows)
 	if entry := r.entry(id, ledger.Sending); entry.Failures != 0 {
 		t.Errorf("%d failures are counted, want none", entry.Failures)
@@ -251,7 +251,7 @@ func TestAJobThatIsSendingIsOnlyHandedOver(t *testing.T) {
 	id := r.send(inline(attentivev1.Format_FORMAT_CSV, "mobile,color", "+14155552671,green"))
 	r.begun(id, ledger.Sending)
 	w := r.work(options{})
-	if got := <-w.sending; got != id {
+	if got := w.sent(); got != id {
 		t.Errorf("sending was told of %q, want %q", got, id)
 	}
 	if err := r.wantStored(id, 0); err != nil {
@@ -264,7 +264,7 @@ func TestAJobOfNoRowsIsSent(t *testing.T) {
 	r := newRig(t)
 	w := r.work(options{})
 	id := r.send(inline(attentivev1.Format_FORMAT_CSV, "mobile,color"))
-	<-w.sending
+	w.sent()
 	if p := r.entry(id, ledger.Sending).Progress; p.GetRowsRead() != 0 || p.GetProfilesTotal() != 0 {
 		t.Errorf("progress = %v, want nothing", p)
 	}
@@ -277,7 +277,7 @@ func BenchmarkExpand(b *testing.B) {
 	source := r.put("a.csv", rows(n))
 	for b.Loop() {
 		r.send(source)
-		<-w.sending
+		w.sent()
 		b.StopTimer()
 		if err := r.stream().Purge(b.Context()); err != nil {
 			b.Fatal(err)

@@ -104,8 +104,21 @@ func (r *rig) send(s *attentivev1.Source) string {
 
 // worker expands the jobs of acme.
 type worker struct {
+	t       testing.TB
 	sending chan string // jobs whose profiles are all stored
 	stop    func()      // waits until the worker has stopped
+}
+
+// sent waits until the profiles of a job are all stored, and returns its id.
+func (w *worker) sent() string {
+	w.t.Helper()
+	select {
+	case id := <-w.sending:
+		return id
+	case <-time.After(time.Minute):
+		w.t.Fatal("no job was expanded")
+		return ""
+	}
 }
 
 // options of a worker; the zero value is usual.
@@ -135,7 +148,7 @@ func (r *rig) work(o options) *worker {
 		r.t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(r.t.Output(), nil))
-	w := &worker{sending: make(chan string, 100)}
+	w := &worker{t: r.t, sending: make(chan string, 100)}
 	m := metrics.New(prometheus.NewRegistry(), []metrics.Destination{{ID: acme, Kinds: []contract.Kind{contract.Expand}}})
 	x := &expand.Expander{
 		Destination: *o.destination,

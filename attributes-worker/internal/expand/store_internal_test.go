@@ -1,17 +1,29 @@
 package expand
 
 import (
+	"context"
+	"log/slog"
 	"testing"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
+	attentivev1 "attentive.internal/proto/attentive/v1"
+
+	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/config"
 	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/deadletter"
+	"attentive.internal/pkg/event"
 	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/job"
+	"attentive.internal/pkg/ledger"
 	"attentive.internal/pkg/metrics"
+	"attentive.internal/pkg/owner"
+	"attentive.internal/pkg/publish"
 	"attentive.internal/pkg/queuetest"
+	"attentive.internal/pkg/source"
 )
 
 func testExpander(js jetstream.JetStream) *Expander {
@@ -126,5 +138,61 @@ func TestBatchesEndByCountAndBySize(t *testing.T) {
 				t.Errorf("fits(%d) = %v, want %v", tt.add, got, tt.want)
 			}
 		})
+	}
+}
+
+// What the second pass finds to be another source is noticed before the last
+// batch is stored.
+func TestASourceThatChangesBetweenThePasses(t *testing.T) {
+	t.Parallel()
+	conn := queuetest.Start(t).Conn(t)
+	kv, err := conn.JS.KeyValue(t.Context(), broker.BucketLedger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := testExpander(conn.JS)
+	if x.Sources, err = source.New(source.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	x.Destination.Attributes = &config.AttributesSettings{Identifier: config.Phone}
+	template := config.Template{Columns: config.Columns{Phone: "mobile"}, EveryColumn: true}
+	ctx, cancel := context.WithCancel(t.Context())
+	got := make(chan error, 1)
+	runner := &job.Runner[*attentivev1.AttributesJob]{
+		Kind: contract.Expand, Destination: "acme",
+		New: func() *attentivev1.AttributesJob { return &attentivev1.AttributesJob{} },
+		Handle: func(ctx context.Context, r *Run) error {
+			w, err := x.claim(ctx, r.Job.GetId())
+			if err == nil {
+				err = w.store(ctx, r, template, source.Fingerprint{Size: 1})
+			}
+			got <- err
+			cancel()
+			return err
+		},
+		Parts: job.Parts{
+			Conn: conn, Ledger: ledger.New(kv), Events: event.NewPublisher(conn, slog.New(slog.DiscardHandler)),
+			DeadLetters: deadletter.New(conn, "test"), Metrics: x.Metrics, Log: slog.New(slog.DiscardHandler),
+		},
+	}
+	_, err = publish.New(conn).AttributesJob(t.Context(), &attentivev1.AttributesJob{
+		Id: testJob.String(), Destination: "acme", Template: "default", Source: csv("mobile,a", "+14155552671,1"),
+		Origin: &attentivev1.AttributesJob_Orchestration{Orchestration: &attentivev1.Orchestration{SegmentName: "nightly"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := runner.Run(ctx, new(owner.Tenure)); err != nil {
+		t.Fatal(err)
+	}
+	if f := fault.Of(<-got); f == nil || f.Reason != fault.SourceChanged {
+		t.Errorf("store = %v, want source_changed", f)
+	}
+	stream, err := conn.JS.Stream(t.Context(), broker.StreamProfiles)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := stream.CachedInfo().State.Msgs; n != 1 {
+		t.Errorf("%d messages are stored, want the claim", n)
 	}
 }
