@@ -35,6 +35,7 @@ type Call struct {
 	endpoint   *endpoint
 	profile    *Profile
 	passes     passes
+	made       bool // at least one call
 	reported   bool // to the endpoint's pass
 }
 
@@ -44,6 +45,7 @@ func (c *Call) Do(name metrics.Endpoint, call func(*attentive.Client) (attentive
 	began := time.Now()
 	result, err := call(c.endpoint.client)
 	counter{c.dispatcher.Metrics, c.dispatcher.Destination.ID}.call(name, began, result, err)
+	c.made = true
 	own := name == c.endpoint.name
 	if own {
 		c.endpoint.limiter.Observe(result.Limit)
@@ -96,16 +98,16 @@ func (c *Call) report(by func(*pass)) {
 	}
 }
 
-// call waits for the profile's turn and lets the sender make its calls. They
-// are not cut short when ctx ends: whether they had their effect would not be
+// call waits for the profile's turn and lets the sender make its calls, and
+// reports whether it made one. They are not cut short when ctx ends: whether they had their effect would not be
 // known.
-func (d *Dispatcher) call(ctx context.Context, p *Profile) error {
+func (d *Dispatcher) call(ctx context.Context, p *Profile) (called bool, err error) {
 	e := d.Account.endpoints[d.Kind]
 	began := time.Now()
 	behind, leave, err := d.Account.enter(ctx, e, counter{d.Metrics, d.Destination.ID})
 	p.held += time.Since(began)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer leave.leave()
 	if p.first.IsZero() {
@@ -113,12 +115,13 @@ func (d *Dispatcher) call(ctx context.Context, p *Profile) error {
 	}
 	began = time.Now()
 	if err := d.Account.tenure.Wait(behind, d.Account.timeout); err != nil {
-		return fault.Interruptedf("wait for the lease: %w", err)
+		return false, fault.Interruptedf("wait for the lease: %w", err)
 	}
 	if err := e.limiter.Acquire(behind); err != nil || behind.Err() != nil {
-		return fault.Interruptedf("wait for a turn: %w", context.Cause(behind))
+		return false, fault.Interruptedf("wait for a turn: %w", context.Cause(behind))
 	}
 	d.Metrics.LimiterWait(d.Account.credential, e.name).Observe(time.Since(began).Seconds())
 	c := &Call{dispatcher: d, endpoint: e, profile: p, passes: leave}
-	return d.Sender.Send(context.WithoutCancel(ctx), c, p)
+	err = d.Sender.Send(context.WithoutCancel(ctx), c, p)
+	return c.made, err
 }

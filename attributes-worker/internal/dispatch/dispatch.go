@@ -70,8 +70,6 @@ type Sender interface {
 // Profile is one profile on its way.
 type Profile struct {
 	*attentivev1.Profile
-	// Live profiles were published alone, the others come from a job.
-	Live bool
 	// Place in the order in which profiles were published, and when that was:
 	// those of a replayed one are the original's.
 	Place     uint64
@@ -132,7 +130,6 @@ func (d *Dispatcher) accept(lanes *lane.Lanes, m *queue.Message) *Profile {
 	d.Metrics.Rows(d.Kind, d.Destination.ID, metrics.Read).Inc()
 	p := &Profile{
 		Profile:   &attentivev1.Profile{},
-		Live:      m.Address.Job == contract.LiveJob,
 		Place:     deadletter.Place(m.Header, m.Sequence),
 		Published: deadletter.Published(m.Header, m.Stored),
 		message:   m,
@@ -191,8 +188,8 @@ func (d *Dispatcher) attempt(ctx context.Context, p *Profile) (err error) {
 	if err != nil || !due {
 		return err
 	}
-	if err := d.call(ctx, p); err != nil {
-		return err
+	if called, err := d.call(ctx, p); err != nil || !called {
+		return err // without an error: it was not due any more
 	}
 	d.Metrics.Rows(d.Kind, d.Destination.ID, metrics.Sent).Inc()
 	d.Metrics.Attempts(d.Kind, d.Destination.ID, nil).Inc()
