@@ -471,8 +471,13 @@ func TestNothingIsVisibleBeforeAllIsRight(t *testing.T) {
 		t.Run(last.name, func(t *testing.T) {
 			t.Parallel()
 			p := newPlace(t)
-			var steps []string
+			var (
+				mu    sync.Mutex // guards steps: the server works on several requests at a time
+				steps []string
+			)
 			p.sftp.Intercept(func(op sftptest.Op, name string) error {
+				mu.Lock()
+				defer mu.Unlock()
 				visible, hidden := 0, 0
 				for name := range p.files() {
 					if strings.HasPrefix(name, ".") {
@@ -504,6 +509,8 @@ func TestNothingIsVisibleBeforeAllIsRight(t *testing.T) {
 			if got := p.files(); len(got) != last.final || len(p.temporary()) > 0 {
 				t.Errorf("%d files at the end, %d of them temporary; want %d and none", len(got), len(p.temporary()), last.final)
 			}
+			mu.Lock()
+			defer mu.Unlock()
 			if !slices.Contains(steps, string(sftptest.OpWrite)) || len(steps) < 10 {
 				t.Errorf("only %d steps were seen: %v", len(steps), steps)
 			}
