@@ -52,7 +52,15 @@ func (c call) invalid(err error) error {
 }
 
 // errTimeout is the cause when a call took longer than its time-out.
-var errTimeout = errors.New("timed out")
+var errTimeout error = timeoutError{}
+
+// timeoutError is a net.Error, so that it counts as a time-out wherever those of
+// the network do.
+type timeoutError struct{}
+
+func (timeoutError) Error() string   { return "timed out" }
+func (timeoutError) Timeout() bool   { return true }
+func (timeoutError) Temporary() bool { return true }
 
 func (c *Client) do(ctx context.Context, request call) (Result, error) {
 	req, err := c.request(request)

@@ -371,6 +371,9 @@ func TestGivenUpConnectionIsReset(t *testing.T) {
 		got <- err
 	})
 	err := subscribe(t.Context(), dial(t, Config{BaseURL: base, Timeout: 100 * time.Millisecond}))
+	if e, ok := errors.AsType[net.Error](err); !ok || !e.Timeout() {
+		t.Errorf("%v is no time-out of the network: metrics count it as something else", err)
+	}
 	if err == nil || OutcomeKnown(err) {
 		t.Errorf("error %v, want one of unknown outcome", err)
 	}
