@@ -30,6 +30,7 @@ import (
 
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/queue"
 	"github.com/nats-io/nats.go"
 )
 
@@ -82,6 +83,26 @@ type Origin struct {
 	// it. Zero when whoever gave it up did not say: a replay then counts as
 	// published anew.
 	Published time.Time
+}
+
+// Of returns a letter that holds m and where it came from. The caller adds what
+// is known of the failure.
+func Of(m *queue.Message) Letter {
+	return Letter{
+		Kind:        m.Address.Kind,
+		Destination: m.Address.Destination,
+		Job:         m.Address.Job,
+		Origin: Origin{
+			Stream:    m.Stream,
+			Subject:   m.Subject,
+			Sequence:  m.Sequence,
+			Place:     Place(m.Header, m.Sequence),
+			Published: Published(m.Header, m.Stored),
+		},
+		MsgID:  m.Header.Get(nats.MsgIdHdr),
+		Header: m.Header,
+		Data:   m.Data,
+	}
 }
 
 // Class is the class of the failure that ended the message.

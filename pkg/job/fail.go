@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	attentivev1 "attentive.internal/proto/attentive/v1"
 
 	"attentive.internal/pkg/deadletter"
@@ -134,25 +132,10 @@ func (r *Run[J]) close(ctx context.Context, f *fault.Error) error {
 // letter is the message with what is known of its failure.
 func (r *Run[J]) letter(f *fault.Error) deadletter.Letter {
 	m := r.Message
-	l := deadletter.Letter{
-		Kind:        r.runner.Kind,
-		Destination: r.runner.Destination,
-		Job:         r.Job.GetId(), // empty when the message could not be read
-		Reason:      f.Reason,
-		Detail:      detail(f),
-		Attempts:    r.attempts(),
-		First:       r.first,
-		Last:        r.started,
-		Origin: deadletter.Origin{
-			Stream:   m.Stream,
-			Subject:  m.Subject,
-			Sequence: m.Sequence,
-			Place:    deadletter.Place(m.Header, m.Sequence),
-		},
-		MsgID:  m.Header.Get(nats.MsgIdHdr),
-		Header: m.Header,
-		Data:   m.Data,
-	}
+	l := deadletter.Of(m)
+	l.Job = r.Job.GetId() // empty when the message could not be read
+	l.Reason, l.Detail, l.Attempts = f.Reason, detail(f), r.attempts()
+	l.First, l.Last = r.first, r.started
 	if r.record != nil {
 		l.First = r.Entry().Received
 	}

@@ -185,7 +185,10 @@ func TestPermanentIsDeadLetteredBeforeTheAck(t *testing.T) {
 	if string(l.Data) != string(data) {
 		t.Error("the dead letter does not hold the bytes that arrived")
 	}
-	origin := deadletter.Origin{Stream: broker.StreamJobs, Subject: "attentive.v1.segment.acme", Sequence: sequence, Place: sequence}
+	if age := l.Stored.Sub(l.Origin.Published); l.Origin.Published.IsZero() || age < 0 || age > time.Minute {
+		t.Errorf("first published at %v, and a dead letter at %v", l.Origin.Published, l.Stored)
+	}
+	origin := deadletter.Origin{Stream: broker.StreamJobs, Subject: "attentive.v1.segment.acme", Sequence: sequence, Place: sequence, Published: l.Origin.Published}
 	if diff := cmp.Diff(origin, l.Origin); diff != "" {
 		t.Errorf("origin (-want +got):\n%s", diff)
 	}

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/deadletter"
 	"attentive.internal/pkg/fault"
@@ -80,20 +78,10 @@ func (d *Dispatcher) store(ctx context.Context, p *Profile, fate *fault.Error) e
 	if first.IsZero() {
 		first = now
 	}
-	err := d.DeadLetters.Put(ctx, deadletter.Letter{
-		Kind:        d.Kind,
-		Destination: d.Destination.ID,
-		Job:         m.Address.Job,
-		Reason:      fate.Reason,
-		Detail:      fate.Error(),
-		Attempts:    max(p.attempts, 1),
-		First:       first,
-		Last:        now,
-		Origin:      deadletter.Origin{Stream: m.Stream, Subject: m.Subject, Sequence: m.Sequence, Place: p.Place, Published: p.Published},
-		MsgID:       m.Header.Get(nats.MsgIdHdr),
-		Header:      m.Header,
-		Data:        m.Data,
-	})
+	l := deadletter.Of(m)
+	l.Reason, l.Detail, l.Attempts = fate.Reason, fate.Error(), max(p.attempts, 1)
+	l.First, l.Last = first, now
+	err := d.DeadLetters.Put(ctx, l)
 	switch {
 	case errors.Is(err, deadletter.ErrFull):
 		return fault.Blockedf(fault.ScopeDestination, fault.DeadLettersFull, "store the dead letter: %w", err)
