@@ -31,6 +31,9 @@ import (
 )
 
 const (
+	// tellEvery is how long upstream is told nothing new: an event of progress can
+	// be lost with a connection, and whoever follows must not wait for ever.
+	tellEvery = 20 * time.Second
 	// lookEvery is the time between two looks at the jobs being sent.
 	lookEvery = time.Second
 	// lookTimeout bounds one look.
@@ -50,8 +53,10 @@ type Watch struct {
 
 // watched is a job whose profiles are being sent.
 type watched struct {
-	// told is how many profiles were outstanding when upstream was told last.
+	// told is how many profiles were outstanding when upstream was told last, at
+	// that time.
 	told uint64
+	at   time.Time
 	// closing is true once its end was to be entered in the ledger.
 	closing bool
 }
@@ -138,7 +143,7 @@ func (w *Watch) look(ctx context.Context) error {
 func (w *Watch) lookAt(ctx context.Context, id string, job *watched) error {
 	// Outstanding first: a profile is a dead letter before it leaves its queue.
 	outstanding, err := count(ctx, w.profiles, contract.ProfileSubject(w.destination, "*", id))
-	if err != nil || outstanding == job.told {
+	if err != nil || outstanding == job.told && time.Since(job.at) < tellEvery {
 		return err
 	}
 	dead, err := count(ctx, w.dead, contract.DeadSubject("*", w.destination, id))
@@ -161,7 +166,7 @@ func (w *Watch) lookAt(ctx context.Context, id string, job *watched) error {
 		p := progress(record, outstanding, dead)
 		sent := p.GetProfilesTotal() - min(outstanding+dead, p.GetProfilesTotal())
 		w.tell(ctx, record, p, fmt.Sprintf("%d of %d profiles are sent", sent, p.GetProfilesTotal()))
-		job.told = outstanding
+		job.told, job.at = outstanding, time.Now()
 	}
 	return nil
 }
