@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"os/signal"
 	"regexp"
 	"strings"
@@ -208,7 +207,7 @@ func TestBrokerInItsOwnProcess(t *testing.T) {
 		}
 		nc.Close()
 	}
-	if err := broker.stop(); err != nil {
+	if err := broker.Stop(); err != nil {
 		t.Error(err)
 	}
 	if _, err := nats.Connect(url); err == nil {
@@ -238,7 +237,7 @@ func TestStartOnce(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if took < 50*time.Millisecond || took > readyTimeout {
+				if took < 50*time.Millisecond || took > time.Minute {
 					t.Errorf("took %v, want at least the 50 ms that the worker was not ready", took)
 				}
 				return
@@ -249,22 +248,6 @@ func TestStartOnce(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-func TestWaitReadyGivesUp(t *testing.T) {
-	t.Parallel()
-	p, err := launch(exec.CommandContext(t.Context(), "sleep", "60"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(errors.New("not done in time"))
-	if err := p.waitReady(ctx, "http://127.0.0.1:1/readyz"); err == nil || !strings.Contains(err.Error(), "not done in time") {
-		t.Errorf("waitReady = %v, want the cause", err)
-	}
-	if err := p.stop(); err == nil || !strings.Contains(err.Error(), "sleep: signal: terminated") {
-		t.Errorf("stop = %v, want it to name the program and the signal", err)
 	}
 }
 
@@ -282,24 +265,5 @@ func TestConfigurationHasNoFault(t *testing.T) {
 		if len(cfg.ForPlugin(plugin)) != 1 {
 			t.Errorf("no destination of plugin %s", plugin)
 		}
-	}
-}
-
-func TestTailKeepsTheEnd(t *testing.T) {
-	t.Parallel()
-	var output tail
-	for i := range 10_000 {
-		fmt.Fprintf(&output, "line %d\n", i)
-	}
-	if got := output.text(); len(got) > outputKept || !strings.HasSuffix(got, "line 9999") {
-		t.Errorf("kept %d bytes ending in %.20q, want at most %d ending in the last line", len(got), got[max(0, len(got)-20):], outputKept)
-	}
-}
-
-func TestBuildNamesWhatCannotBeBuilt(t *testing.T) {
-	t.Parallel()
-	_, err := build(t.Context(), t.TempDir(), "./deploy/nothing")
-	if err == nil || !strings.Contains(err.Error(), "./deploy/nothing") {
-		t.Errorf("build = %v, want an error that names the package", err)
 	}
 }

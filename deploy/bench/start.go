@@ -6,14 +6,13 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"attentive.internal/deploy/process"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -22,11 +21,6 @@ const (
 	startGoal = 300 * time.Millisecond
 	// startRuns is how often each worker is started for the numbers.
 	startRuns = 15
-	// readyTimeout is how long a worker may take before it counts as broken.
-	readyTimeout = 30 * time.Second
-	// readyPoll is the pause between two questions at /readyz, and so what the
-	// numbers may be too high by.
-	readyPoll = time.Millisecond
 )
 
 // start measures how long each worker takes from the start of its process until
@@ -37,10 +31,10 @@ func start(ctx context.Context, dir string, report func(result)) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, broker.stop()) }()
+	defer func() { err = errors.Join(err, broker.Stop()) }()
 	for _, worker := range []string{"segment-worker", "attributes-worker"} {
 		fmt.Fprintf(os.Stderr, "%s: building, then %d starts\n", worker, startRuns)
-		program, err := build(ctx, dir, "./"+worker+"/cmd/"+worker)
+		program, err := process.Build(ctx, dir, "./"+worker+"/cmd/"+worker)
 		if err != nil {
 			return err
 		}
@@ -61,7 +55,7 @@ func start(ctx context.Context, dir string, report func(result)) (err error) {
 
 // startOnce starts program, waits until it is ready, and stops it again.
 func startOnce(ctx context.Context, dir, url, program string) (took time.Duration, err error) {
-	ops, err := freeAddress(ctx)
+	ops, err := process.FreeAddress(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -72,66 +66,15 @@ func startOnce(ctx context.Context, dir, url, program string) (took time.Duratio
 	cmd := exec.CommandContext(ctx, program, "run", "--config", file)
 	cmd.Env = append(os.Environ(), "RELAY_BENCH_SECRET=bench")
 	begin := time.Now()
-	p, err := launch(cmd)
+	p, err := process.Start(cmd)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, p.stop()) }()
-	if err := p.waitReady(ctx, "http://"+ops+"/readyz"); err != nil {
+	defer func() { err = errors.Join(err, p.Stop()) }()
+	if err := p.Ready(ctx, "http://"+ops+"/readyz"); err != nil {
 		return 0, err
 	}
 	return time.Since(begin), nil
-}
-
-// waitReady returns when url answers 200. It is an error when the process ends
-// before.
-func (p *process) waitReady(ctx context.Context, url string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, fmt.Errorf("not ready within %v", readyTimeout))
-	defer cancel()
-	ticker := time.NewTicker(readyPoll)
-	defer ticker.Stop()
-	var last string // what the last answer was
-	for {
-		status, err := ask(ctx, url)
-		switch {
-		case err != nil:
-			last = err.Error()
-		case status == http.StatusOK:
-			return nil
-		default:
-			last = http.StatusText(status)
-		}
-		select {
-		case <-p.ended:
-			return fmt.Errorf("ended before it was ready: %s", last)
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %s: %s", context.Cause(ctx), url, last)
-		case <-ticker.C:
-		}
-	}
-}
-
-// ask returns the status of a GET of url.
-func ask(ctx context.Context, url string) (int, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return 0, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	return resp.StatusCode, resp.Body.Close()
-}
-
-// freeAddress returns a loopback address where nothing listens at this moment.
-func freeAddress(ctx context.Context) (string, error) {
-	var config net.ListenConfig
-	l, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
-	}
-	return l.Addr().String(), l.Close()
 }
 
 // writeConfig writes a configuration with a destination for each worker, whose

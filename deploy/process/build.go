@@ -1,0 +1,41 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// Build compiles a program of the workspace into dir and returns its path. The
+// package is written as below the workspace's root: ./deploy/allinone.
+func Build(ctx context.Context, dir, pkg string) (string, error) {
+	root, err := exec.CommandContext(ctx, "go", "env", "GOWORK").Output()
+	if err != nil {
+		return "", fmt.Errorf("go env GOWORK: %w", err)
+	}
+	work := strings.TrimSpace(string(root))
+	if work == "" || work == "off" {
+		return "", errors.New("go.work not found: run this inside the repository")
+	}
+	program := filepath.Join(dir, filepath.Base(pkg))
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", program, pkg)
+	cmd.Dir = filepath.Dir(work)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
+	}
+	return program, nil
+}
+
+// FreeAddress returns a loopback address where nothing listens at this moment.
+func FreeAddress(ctx context.Context) (string, error) {
+	var config net.ListenConfig
+	l, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("find a free port: %w", err)
+	}
+	return l.Addr().String(), l.Close()
+}
