@@ -6,6 +6,11 @@
 // dropping old work: the work queues discard new messages, never old ones. Only
 // the stream of events forgets.
 //
+// Sequences order what people notice: which of two updates, of two jobs for one
+// segment, of subscribe and unsubscribe is the newer. They never begin anew. A
+// stream that is deleted and made again by [Conn.Ensure] begins at the clock, in
+// microseconds; whoever makes a stream by other means sets first_seq so.
+//
 // A connection made here never gives up on its own. What a subscriber must do
 // when it was lost and came back is the business of package queue; [Conn.Lost]
 // tells when.

@@ -382,8 +382,9 @@ func TestFullQueueRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := stream.CachedInfo().State; got.Msgs != stored || got.FirstSeq != 1 {
-		t.Errorf("stream holds %d messages from sequence %d, want %d from 1", got.Msgs, got.FirstSeq, stored)
+	if info := stream.CachedInfo(); info.State.Msgs != stored || info.State.FirstSeq != info.Config.FirstSeq {
+		t.Errorf("stream holds %d messages from sequence %d, want %d from %d",
+			info.State.Msgs, info.State.FirstSeq, stored, info.Config.FirstSeq)
 	}
 	for range 20 {
 		if _, err := c.JS.Publish(ctx, contract.EventSubject(contract.Segment, "acme", "job"), payload); err != nil {

@@ -137,12 +137,30 @@ func streams(s Settings) []asset {
 		list = append(list, asset{
 			noun: "stream", name: cfg.Name, want: cfg,
 			create: func(ctx context.Context, js jetstream.JetStream) error {
+				cfg := cfg
+				cfg.FirstSeq = firstSequence(cfg.Name, time.Now())
 				_, err := js.CreateStream(ctx, cfg)
 				return err
 			},
 		})
 	}
 	return list
+}
+
+// firstSequence returns the sequence that the first message of a stream gets
+// which is made now. Of two jobs or profiles the one with the higher sequence is
+// newer, and readers of events go on after the sequence they have read, so those
+// streams begin where the clock is: higher than one that was deleted ever came.
+// Microseconds, because no queue takes a million messages a second for long, and
+// because sequences stay below 2^53, which every reader of JSON can count to.
+//
+// Dead letters count from 1: people type their ids, and nothing is ordered by
+// them.
+func firstSequence(stream string, now time.Time) uint64 {
+	if stream == StreamDead {
+		return 1
+	}
+	return uint64(max(now.UnixMicro(), 1))
 }
 
 // allJobs returns the wildcard over kinds, destinations and jobs. The job is

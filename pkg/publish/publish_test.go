@@ -140,7 +140,7 @@ func TestInvalidIsNotPublished(t *testing.T) {
 	_, err = p.SegmentJob(ctx, nil)
 	check(err, "id")
 	for _, name := range []string{broker.StreamJobs, broker.StreamProfiles} {
-		if stream, err := c.JS.Stream(ctx, name); err != nil || stream.CachedInfo().State.LastSeq != 0 {
+		if stream, err := c.JS.Stream(ctx, name); err != nil || stream.CachedInfo().State.Msgs != 0 {
 			t.Errorf("%s holds something (%v)", name, err)
 		}
 	}
@@ -245,7 +245,7 @@ func TestPlainClientPublishesJSON(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stored, err := stream.GetMsg(t.Context(), 1)
+	stored, err := stream.GetMsg(t.Context(), stream.CachedInfo().State.FirstSeq)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -198,12 +198,16 @@ func TestMessageTellsWhereItIsFrom(t *testing.T) {
 	c := queuetest.Start(t).Conn(t)
 	before := time.Now()
 	publish(t, c, 1, 1)
+	stream, err := c.JS.Stream(t.Context(), broker.StreamProfiles)
+	if err != nil {
+		t.Fatal(err)
+	}
 	w := start(t, c, 10)
 	first := w.next()
 	if got, want := first.Address, (contract.Address{Kind: kind, Destination: destination, Job: contract.LiveJob}); got != want {
 		t.Errorf("address %+v, want %+v", got, want)
 	}
-	if first.Stream != broker.StreamProfiles || first.Sequence != 1 || first.Subject != subject {
+	if first.Stream != broker.StreamProfiles || first.Sequence != stream.CachedInfo().State.LastSeq || first.Subject != subject {
 		t.Errorf("message from %s %d %s", first.Stream, first.Sequence, first.Subject)
 	}
 	if first.Stored.Before(before) || first.Stored.After(time.Now()) {
