@@ -79,5 +79,7 @@ func work(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.T
 			g.Go(func() error { return profiles.Run(ctx) })
 		}
 	}
-	return g.Wait()
+	err = g.Wait()
+	account.HandOver()
+	return err
 }

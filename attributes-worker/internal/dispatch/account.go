@@ -17,6 +17,7 @@ package dispatch
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -164,6 +165,17 @@ func (a *Account) probe(ctx context.Context, account *pass, count counter) error
 // blocks reports whether f blocks the scope.
 func blocks(f *fault.Error, scope fault.Scope) bool {
 	return f != nil && f.Class == fault.Blocked && f.Scope == scope
+}
+
+// HandOver returns once the next owner may make calls without passing a limit
+// together with us. It is called when no call is under way any more, and before
+// the account is released.
+func (a *Account) HandOver() {
+	var endpoints sync.WaitGroup
+	for _, e := range a.endpoints {
+		endpoints.Go(e.limiter.HandOver)
+	}
+	endpoints.Wait()
 }
 
 // Run hands out turns at the endpoints and shows their limits until ctx ends.

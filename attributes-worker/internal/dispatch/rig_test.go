@@ -178,7 +178,9 @@ func send(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.T
 		profiles := &dispatch.Dispatcher{Kind: kind, Destination: d, Account: account, Sender: sender, Parts: p.Parts}
 		g.Go(func() error { return profiles.Run(ctx) })
 	}
-	return g.Wait()
+	err = g.Wait()
+	account.HandOver()
+	return err
 }
 
 // logged counts messages of the log.

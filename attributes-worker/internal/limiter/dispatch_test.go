@@ -33,7 +33,6 @@ func TestLateTimersCostNoTurns(t *testing.T) {
 				}
 			})
 		}
-		l.start()
 		random := rand.New(rand.NewPCG(9, 10))
 		for ctx.Err() == nil {
 			late := time.Duration(random.Int64N(int64(3 * time.Millisecond)))
@@ -70,12 +69,8 @@ func TestReservedTurnOfNobody(t *testing.T) {
 			synctest.Wait() // for the dispatcher to see that nobody waits
 			return waited, err
 		}
-		if _, err := acquire(100 * time.Millisecond); err == nil {
-			t.Fatal("a new limiter had a turn to give")
-		}
-		time.Sleep(10 * time.Second)
 		if waited, err := acquire(time.Minute); err != nil || waited > 0 {
-			t.Errorf("the first turn after a pause came after %v (%v), want it at once", waited, err)
+			t.Errorf("the first turn came after %v (%v), want it at once", waited, err)
 		}
 		if _, err := acquire(100 * time.Millisecond); err == nil {
 			t.Error("two turns came at once")

@@ -5,7 +5,16 @@
 // second plus 5 ms apart, measured from the end of one write to the start of
 // the other; so no sliding second at the server holds more than limit calls as
 // long as the network's jitter stays below 5 ms. Under backlog 99.5 % of the
-// limit is used. Both hold within one process: an account has one owner.
+// limit is used.
+//
+// Both hold from one owner of an account to the next. Whoever gives an endpoint
+// up calls HandOver when it has sent its last call, which waits until nobody
+// could tell its sends from evenly spaced ones: no time at all after a pause, a
+// spacing under backlog, up to a second after a stall that made them bunch. Only
+// then may another Limiter begin, which does so at once, with a turn to give: the
+// wait lies with the one who knows whether it is needed. An owner that died
+// called nothing; its successor says with Assume how long ago it must have
+// stopped.
 //
 // Two guards stand one behind the other. Run, the one dispatcher, spaces the
 // callers of Acquire evenly by a token bucket of burst 1. Do, called with the
@@ -84,13 +93,13 @@ func New(perSecond int) *Limiter {
 }
 
 // Run hands out turns until ctx ends, and returns its error. Callers of Acquire
-// wait while it does not run.
-//
-// It begins with an empty bucket and as if evenly spaced sends had used the
-// limit to the full until this very moment: whoever owned the account before
-// may have done so.
+// wait while it does not run. Run again, it goes on where it was.
 func (l *Limiter) Run(ctx context.Context) error {
-	l.start()
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.unreserve(time.Now())
+	}()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -104,15 +113,33 @@ func (l *Limiter) Run(ctx context.Context) error {
 	}
 }
 
-func (l *Limiter) start() {
+// Assume takes it that somebody else has used up the limit, all at once and so
+// long ago. It is called before the first send.
+func (l *Limiter) Assume(ago time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := time.Now()
-	l.bucket, l.turn = rate.NewLimiter(l.rate(), 1), nil
-	l.bucket.AllowN(now, 1)
-	// Sends are late by up to a turn, and by what the margin allows for.
-	every := time.Duration(float64(time.Second) / (used * float64(l.limit)))
-	l.sends.assume(now.Add(every+margin), every)
+	l.sends.fill(time.Now().Add(-ago))
+}
+
+// HandOver returns once another Limiter of the same ceiling may begin. It is
+// called after the last send, and takes a second at most.
+//
+// With every for the spacing of the bucket, it waits until the n-th last send is
+// n*every ago, for all n. So of the sends before the handover less than
+// (span-d)/every lie within a span that ends d after it, and those of the other
+// Limiter are at most d/every + 1 by then, stalled or not, because its bucket
+// grants no more turns: together they are no more than the limit, because
+// span/every, for a span of a second plus margin, is just below it.
+func (l *Limiter) HandOver() {
+	l.mu.Lock()
+	wait := l.sends.even(time.Now(), spacing(float64(l.ceiling)))
+	l.mu.Unlock()
+	time.Sleep(wait)
+}
+
+// spacing is the time between two turns at a limit per second.
+func spacing(limit float64) time.Duration {
+	return time.Duration(float64(time.Second) / (used * limit))
 }
 
 // idle is how long Run sleeps when nobody waits; a new waiter wakes it.

@@ -3,7 +3,6 @@ package limiter_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -328,8 +327,8 @@ func TestCancelledWaitersCostNoTurn(t *testing.T) {
 		senders(ctx, &wg, l, 4, r, nil)
 		wg.Go(func() {
 			synctest.Wait()
-			if got := l.Waiting(); got != 5004 {
-				t.Errorf("Waiting() = %d, want 5004", got)
+			if got := l.Waiting(); got != 5003 { // the first had its turn at once
+				t.Errorf("Waiting() = %d, want 5003", got)
 			}
 			time.Sleep(30 * time.Second)
 			if got := l.Waiting(); got > 4 {
@@ -358,8 +357,11 @@ func TestCancelledWaiterLeavesTheTurnToTheNext(t *testing.T) {
 		defer cancel()
 		wg.Go(func() { _ = l.Run(ctx) })
 		start := time.Now()
+		if err := l.Acquire(ctx); err != nil {
+			t.Fatalf("Acquire() = %v", err)
+		}
 		wg.Go(func() {
-			short, stop := context.WithTimeout(ctx, 1900*time.Millisecond)
+			short, stop := context.WithTimeout(ctx, 900*time.Millisecond)
 			defer stop()
 			if err := l.Acquire(short); !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("Acquire() = %v for a caller that could not wait, want the end of its context", err)
@@ -369,8 +371,8 @@ func TestCancelledWaiterLeavesTheTurnToTheNext(t *testing.T) {
 		if err := l.Acquire(ctx); err != nil {
 			t.Fatalf("Acquire() = %v", err)
 		}
-		if got := time.Since(start); got > 2020*time.Millisecond {
-			t.Errorf("the second caller waited %v, want the first turn of all: the first caller took none", got)
+		if got := time.Since(start); got > 1010*time.Millisecond {
+			t.Errorf("the second caller waited %v, want the next turn: the one before took none", got)
 		}
 	})
 }
@@ -406,43 +408,7 @@ func TestAcquireIsFirstComeFirstServed(t *testing.T) {
 	})
 }
 
-func TestNewOwnerDoesNotBurst(t *testing.T) {
-	t.Parallel()
-	random := rand.New(rand.NewPCG(5, 6))
-	var mu sync.Mutex
-	late := func() { // no more than the margin: what a new owner allows for
-		mu.Lock()
-		d := time.Duration(random.Int64N(int64(5 * time.Millisecond)))
-		mu.Unlock()
-		time.Sleep(d)
-	}
-	for _, limit := range []int{5, 10, 150} {
-		t.Run(fmt.Sprint(limit), func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				start := time.Now()
-				r := &record{}
-				const owners = 20
-				for range owners {
-					l := limiter.New(limit) // another process: nothing is known of the last
-					ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-					var wg sync.WaitGroup
-					senders(ctx, &wg, l, 64, r, late)
-					_ = l.Run(ctx)
-					wg.Wait()
-					cancel()
-				}
-				mustHold(t, r.times, limit)
-				got := r.between(start, start.Add(owners*5*time.Second))
-				if want := owners * (5*limit*99/100 - 4); got < want {
-					t.Errorf("%d sends by %d owners, want at least %d", got, owners, want)
-				}
-			})
-		})
-	}
-}
-
-func TestRunAgainBeginsEmpty(t *testing.T) {
+func TestRunAgainGoesOn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const limit = 20
@@ -453,37 +419,15 @@ func TestRunAgainBeginsEmpty(t *testing.T) {
 		var wg sync.WaitGroup
 		senders(ctx, &wg, l, 8, r, nil)
 		for ctx.Err() == nil {
-			tenure, end := context.WithTimeout(ctx, 333*time.Millisecond)
-			_ = l.Run(tenure)
+			short, end := context.WithTimeout(ctx, 333*time.Millisecond)
+			_ = l.Run(short)
 			end()
 		}
 		wg.Wait()
 		mustHold(t, r.times, limit)
-		if len(r.times) < 300 {
-			t.Errorf("%d sends in 20 s of short tenures, want most of 400", len(r.times))
+		if len(r.times) < 390 {
+			t.Errorf("%d sends in 20 s of short runs, want nearly 400", len(r.times))
 		}
-	})
-}
-
-func TestRunRemembersWhatWasSentBefore(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		const limit = 20
-		l := limiter.New(limit)
-		r := &record{}
-		time.Sleep(time.Hour)
-		for range limit {
-			if err := l.Do(t.Context(), r.write); err != nil {
-				t.Fatal(err)
-			}
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-		defer cancel()
-		var wg sync.WaitGroup
-		senders(ctx, &wg, l, 8, r, nil)
-		_ = l.Run(ctx)
-		wg.Wait()
-		mustHold(t, r.times, limit)
 	})
 }
 

@@ -36,18 +36,23 @@ func (w *window) add(t time.Time) {
 	w.next = (w.next + 1) % len(w.times)
 }
 
-// assume adds to what is remembered sends that end at last and lie every apart:
-// of both, the n-th last is the later one.
-func (w *window) assume(last time.Time, every time.Duration) {
-	merged := make([]time.Time, len(w.times))
-	for n := 1; n <= len(merged); n++ {
-		t := last.Add(-time.Duration(n-1) * every)
-		if known := w.nth(n); known.After(t) {
-			t = known
+// fill adds as many sends at t as are remembered: none of those is older.
+func (w *window) fill(t time.Time) {
+	for i, known := range w.times {
+		if known.Before(t) {
+			w.times[i] = t
 		}
-		merged[len(merged)-n] = t
 	}
-	w.times, w.next = merged, 0
+}
+
+// even returns how long until the n-th last send is n*every ago, for all n.
+func (w *window) even(now time.Time, every time.Duration) (wait time.Duration) {
+	for n := 1; n <= len(w.times); n++ {
+		if t := w.nth(n); !t.IsZero() {
+			wait = max(wait, t.Add(time.Duration(n)*every).Sub(now))
+		}
+	}
+	return wait
 }
 
 // since counts the sends that ended after t or are being written.
