@@ -42,7 +42,8 @@ type Process struct {
 	err    error
 }
 
-// Start starts cmd, whose output it takes unless cmd.Stdout says where it goes.
+// Start starts cmd, whose output it takes unless cmd.Stdout and cmd.Stderr say
+// where it goes.
 // When the context of cmd ends, the process is asked to end, and killed when it
 // does not.
 func Start(cmd *exec.Cmd) (*Process, error) {
@@ -50,7 +51,9 @@ func Start(cmd *exec.Cmd) (*Process, error) {
 	if cmd.Stdout == nil {
 		cmd.Stdout = &p.output
 	}
-	cmd.Stderr = &p.output
+	if cmd.Stderr == nil {
+		cmd.Stderr = &p.output
+	}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopTimeout
 	if err := cmd.Start(); err != nil {
@@ -62,6 +65,9 @@ func Start(cmd *exec.Cmd) (*Process, error) {
 	}()
 	return p, nil
 }
+
+// ID is that of the process with the operating system.
+func (p *Process) ID() int { return p.cmd.Process.Pid }
 
 // Ended returns a channel that is closed once the process has ended.
 func (p *Process) Ended() <-chan struct{} { return p.ended }
