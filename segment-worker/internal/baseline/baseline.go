@@ -3,11 +3,8 @@
 //
 // A segment belongs to a destination. Names of segments can be personal to a
 // brand and hold any character, so keys carry their hash. A newer success is
-// never overwritten by an older one.
-//
-// Newer means later in the stream of jobs. A stream that was deleted and made
-// anew counts from the beginning: what is remembered of the old one is older than
-// everything in it.
+// never overwritten by an older one. Newer means published later: at a higher
+// sequence of the stream of jobs, which never begin anew.
 package baseline
 
 import (
@@ -28,27 +25,13 @@ type Success struct {
 	// Sequence of the job's message when it was first received: what came later
 	// is newer.
 	Sequence uint64 `json:"sequence"`
-	// Message is the sequence of the message that brought the success: that of a
-	// replay is higher. Messages are worked in their order.
-	Message uint64 `json:"message"`
 	// Rows in the list.
 	Rows uint64    `json:"rows"`
 	Time time.Time `json:"time"`
 }
 
-// Supersedes reports whether s is newer than a job of the sequence that is worked
-// with message.
-func (s Success) Supersedes(sequence, message uint64) bool {
-	// What has a higher sequence than the message in hand is of an earlier stream.
-	oldJob, oldSuccess := sequence > message, s.Message > message
-	switch {
-	case s.Sequence == 0 || oldSuccess && !oldJob:
-		return false
-	case oldJob && !oldSuccess:
-		return true
-	}
-	return s.Sequence > sequence
-}
+// Supersedes reports whether s is newer than a job of the sequence.
+func (s Success) Supersedes(sequence uint64) bool { return s.Sequence > sequence }
 
 // Store keeps successes in the KV bucket attentive_files. It is safe for
 // concurrent use.
@@ -72,7 +55,7 @@ func (s *Store) Last(ctx context.Context, destination, segment string) (Success,
 // Record stores a success unless a newer one is there.
 func (s *Store) Record(ctx context.Context, destination, segment string, done Success) error {
 	err := cas.Change(ctx, s.kv, key(destination, segment), func(last *Success) error {
-		if last.Supersedes(done.Sequence, done.Message) {
+		if last.Supersedes(done.Sequence) {
 			return cas.ErrKeep
 		}
 		*last = done

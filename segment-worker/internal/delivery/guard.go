@@ -39,7 +39,7 @@ func (d *Delivery) compare(ctx context.Context, r *Run, segment string, rows uin
 	if err != nil {
 		return err
 	}
-	if last.Supersedes(r.Entry().Sequence, r.Message.Sequence) {
+	if last.Supersedes(r.Entry().Sequence) {
 		return fault.Permanentf(fault.Superseded, "segment %q: job %s is newer and was delivered on %s",
 			segment, last.JobID, last.Time.UTC().Format("2006-01-02 15:04 MST"))
 	}

@@ -98,8 +98,8 @@ func TestSupersededJob(t *testing.T) {
 	p.reaches(other.GetId(), ledger.Succeeded)
 }
 
-// TestStreamOfJobsMadeAnew: its sequences begin again, and its jobs are no older
-// for that.
+// TestStreamOfJobsMadeAnew: its jobs are newer than all before, and those that
+// waited as dead letters are not.
 func TestStreamOfJobsMadeAnew(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)

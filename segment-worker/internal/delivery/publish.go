@@ -126,9 +126,7 @@ func (d *Delivery) finish(ctx context.Context, r *Run, session *remote.Session) 
 		if r.Job.GetSampleRows() > 0 {
 			continue
 		}
-		done := baseline.Success{
-			JobID: entry.JobID, Sequence: entry.Sequence, Message: r.Message.Sequence, Rows: s.GetRows(), Time: d.Now().UTC(),
-		}
+		done := baseline.Success{JobID: entry.JobID, Sequence: entry.Sequence, Rows: s.GetRows(), Time: d.Now().UTC()}
 		if err := d.Baselines.Record(ctx, d.Destination.ID, s.GetName(), done); err != nil {
 			return err
 		}
