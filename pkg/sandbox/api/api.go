@@ -77,6 +77,9 @@ type Key struct {
 	ID     string   `json:"id"`
 	Token  string   `json:"-"`
 	Scopes []string `json:"scopes"`
+	// Company that GET /v1/me tells. Default "Sandbox". All companies have the same
+	// subscribers.
+	Company string `json:"company"`
 }
 
 // SignUpUnit is what a subscribe call names, or finds by locale and type.

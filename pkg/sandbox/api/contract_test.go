@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"encoding/json"
 	"net/http"
 	"strconv"
 	"strings"
@@ -117,6 +118,36 @@ func TestContentTypeMustBeJSON(t *testing.T) {
 	response.Body.Close()
 	if response.StatusCode != http.StatusBadRequest {
 		t.Errorf("text/plain = %d, want 400", response.StatusCode)
+	}
+}
+
+// Several keys can belong to one company: it is told by its id.
+func TestMeTellsTheCompanyOfTheKey(t *testing.T) {
+	t.Parallel()
+	cfg := config(t)
+	cfg.Keys = []api.Key{{Token: "a"}, {Token: "b"}, {Token: "c", Company: "Hudson Ivy"}}
+	s := start(t, cfg)
+	type me struct {
+		Application string `json:"applicationName"`
+		Domain      string `json:"attentiveDomainName"`
+		Company     string `json:"companyName"`
+		Contact     string `json:"contactEmail"`
+		ID          string `json:"companyId"`
+	}
+	ours := me{"Sandbox", "sandbox.attn.tv", "Sandbox", "sandbox@example.com", "c2FuZGJveA"}
+	for token, want := range map[string]me{
+		"a": ours, "b": ours,
+		"c": {"Sandbox", "hudsonivy.attn.tv", "Hudson Ivy", "sandbox@example.com", "aHVkc29uIGl2eQ"},
+	} {
+		r, err := s.as(token, string(api.Me), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got me
+		if err := json.Unmarshal([]byte(r.body), &got); err != nil {
+			t.Fatal(err)
+		}
+		diff(t, "GET /v1/me with token "+token, want, got)
 	}
 }
 

@@ -1,8 +1,10 @@
 package api
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +27,9 @@ func newKeyring(keys []Key) (*keyring, error) {
 	for i, k := range keys {
 		if k.ID == "" {
 			k.ID = fmt.Sprintf("key-%d", i+1)
+		}
+		if k.Company == "" {
+			k.Company = "Sandbox"
 		}
 		if k.Token == "" {
 			return nil, fmt.Errorf("key %q has no token", k.ID)
@@ -54,6 +59,18 @@ func (r *keyring) find(authorization string) (Key, bool) {
 		}
 	}
 	return Key{}, false
+}
+
+// me is the answer of GET /v1/me.
+func (k Key) me() answer {
+	domain := strings.ToLower(strings.ReplaceAll(k.Company, " ", "")) + ".attn.tv"
+	return answer{status: http.StatusOK, body: map[string]string{
+		"applicationName":     "Sandbox",
+		"attentiveDomainName": domain,
+		"companyName":         k.Company,
+		"contactEmail":        "sandbox@example.com",
+		"companyId":           base64.RawStdEncoding.EncodeToString([]byte(strings.ToLower(k.Company))),
+	}}
 }
 
 // ErrNoKey is returned for the id of a key that does not exist.

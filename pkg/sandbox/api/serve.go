@@ -63,7 +63,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case len(q.problems) > 0:
 			return problem(http.StatusBadRequest, strings.Join(q.problems, "; "))
 		}
-		return s.execute(endpoint, q)
+		return s.execute(endpoint, key, q)
 	})
 	s.arrivals.answered(seq, c, a)
 	s.log.Debug("call answered", "endpoint", endpoint, "key", key.ID, "status", a.status, "executed", a.executed, "duration", time.Since(at))
@@ -123,7 +123,7 @@ func unread(err error) answer {
 }
 
 // execute lets a checked call take effect.
-func (s *Server) execute(endpoint Endpoint, q request) answer {
+func (s *Server) execute(endpoint Endpoint, key Key, q request) answer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch endpoint {
@@ -138,13 +138,7 @@ func (s *Server) execute(endpoint Endpoint, q request) answer {
 	case Unsubscribe:
 		return s.unsubscribe(q)
 	}
-	return answer{status: http.StatusOK, body: map[string]string{
-		"applicationName":     "Sandbox",
-		"attentiveDomainName": "sandbox.attn.tv",
-		"companyName":         "Sandbox",
-		"contactEmail":        "sandbox@example.com",
-		"companyId":           "c2FuZGJveA",
-	}}
+	return key.me()
 }
 
 func (s *Server) setAttributes(q request) answer {
