@@ -35,10 +35,6 @@ func work(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.T
 	if err != nil {
 		return err
 	}
-	profiles, err := p.Conn.JS.Stream(ctx, broker.StreamProfiles)
-	if err != nil {
-		return fmt.Errorf("open the stream %s: %w", broker.StreamProfiles, err)
-	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return account.Run(ctx) })
 	var ids []string
@@ -68,7 +64,6 @@ func work(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.T
 		consents := dispatch.NewConsents(account, d, consent.New(people, consent.Config{
 			Key:    key,
 			Settle: d.Attributes.UnknownSettle,
-			Stream: profiles.CachedInfo().Created,
 		}))
 		for kind, sender := range map[contract.Kind]dispatch.Sender{
 			contract.Attributes:  dispatch.Attributes{},

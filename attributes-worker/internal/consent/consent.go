@@ -14,8 +14,8 @@
 //
 // The entry of a person lives in the KV bucket attentive_consent under a keyed
 // hash of account, person, channel and type. Of two operations the one published
-// later is newer: that with the higher place in the stream of profiles, and any of
-// a stream that was made anew. Changes are compare-and-set, and may be repeated when
+// later is newer: that with the higher place in the stream of profiles, whose
+// sequences never begin anew. Changes are compare-and-set, and may be repeated when
 // their answer was lost; the caller keeps two operations of one person from running
 // at a time in this process.
 package consent
@@ -115,9 +115,7 @@ type entry struct {
 	Operation Operation `json:"operation,omitempty"`
 	State     state     `json:"state,omitempty"` // empty: nothing is known
 	Place     uint64    `json:"place,omitempty"`
-	// Stream is when the stream was made in which Place is.
-	Stream int64     `json:"stream,omitempty"`
-	Time   time.Time `json:"time"`
+	Time      time.Time `json:"time"`
 	// Writer of an intent.
 	Writer string `json:"writer,omitempty"`
 	// Before is what was there when the intent was written.
@@ -131,8 +129,6 @@ type Config struct {
 	Key []byte
 	// Settle is how long a call without an answer may still take effect.
 	Settle time.Duration
-	// Stream is when the stream was made whose sequences places are.
-	Stream time.Time
 }
 
 // Ledger keeps entries. It is safe for concurrent use.
@@ -149,21 +145,15 @@ func New(kv jetstream.KeyValue, cfg Config) *Ledger {
 
 // change changes the entry of the person that r is about.
 func (l *Ledger) change(ctx context.Context, r Request, what string, change func(*entry) error) error {
-	err := cas.Change(ctx, l.kv, l.keyOf(r.Person), func(e *entry) error {
-		if e.Stream != l.cfg.Stream.UnixNano() {
-			e.Place, e.Stream = 0, l.cfg.Stream.UnixNano() // older than all in the stream that is
-		}
-		return change(e)
-	})
-	if err != nil {
+	if err := cas.Change(ctx, l.kv, l.keyOf(r.Person), change); err != nil {
 		return fmt.Errorf("%s an operation in %s: %w", what, l.kv.Bucket(), err)
 	}
 	return nil
 }
 
-// entry makes the entry that r leads to.
-func (l *Ledger) entry(r Request, s state) entry {
-	return entry{Operation: r.Operation, State: s, Place: r.Place, Stream: l.cfg.Stream.UnixNano(), Time: time.Now().UTC()}
+// entry is what r leads to.
+func (r Request) entry(s state) entry {
+	return entry{Operation: r.Operation, State: s, Place: r.Place, Time: time.Now().UTC()}
 }
 
 // Look decides about r before its turn has come, and begins nothing. A request
@@ -202,7 +192,7 @@ func (l *Ledger) Begin(ctx context.Context, r Request) (Decision, error) {
 			e.Time = time.Now().UTC()
 			return nil
 		}
-		next := l.entry(r, intent)
+		next := r.entry(intent)
 		next.Writer = l.writer
 		if e.State != "" {
 			// Also an older intent that is overtaken is kept: should this one be
@@ -255,7 +245,7 @@ func (l *Ledger) Accept(ctx context.Context, r Request) error {
 		if e.Place > r.Place {
 			return cas.ErrKeep
 		}
-		*e = l.entry(r, accepted)
+		*e = r.entry(accepted)
 		return nil
 	})
 }
@@ -283,7 +273,7 @@ func (l *Ledger) GiveUp(ctx context.Context, r Request) error {
 		if e.Place > r.Place || e.State == accepted {
 			return cas.ErrKeep
 		}
-		*e = l.entry(r, unknown)
+		*e = r.entry(unknown)
 		return nil
 	})
 }

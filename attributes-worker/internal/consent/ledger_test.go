@@ -32,11 +32,8 @@ func bucket(t *testing.T) jetstream.KeyValue {
 	return kv
 }
 
-// streamMade is when the stream of the places in these tests was made.
-var streamMade = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
-
 func open(kv jetstream.KeyValue, key []byte, settle time.Duration) *consent.Ledger {
-	return consent.New(kv, consent.Config{Key: key, Settle: settle, Stream: streamMade})
+	return consent.New(kv, consent.Config{Key: key, Settle: settle})
 }
 
 func subscribe(place uint64) consent.Request {
@@ -209,29 +206,6 @@ func TestDecisions(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-// A stream that is made anew counts from 1 again: what is published there is
-// newer than all before.
-func TestPlacesOfAStreamMadeAnew(t *testing.T) {
-	t.Parallel()
-	kv := bucket(t)
-	old := open(kv, hashKey, 0)
-	for _, do := range []step{begin(subscribe(70), consent.Send), accept(subscribe(70))} {
-		if err := do(t.Context(), old); err != nil {
-			t.Fatal(err)
-		}
-	}
-	anew := consent.New(kv, consent.Config{Key: hashKey, Stream: streamMade.Add(time.Hour)})
-	for n, do := range []step{
-		begin(subscribe(1), consent.Unchanged),
-		begin(unsubscribe(2), consent.Send), accept(unsubscribe(2)),
-		begin(subscribe(1), consent.Superseded), begin(subscribe(3), consent.Send),
-	} {
-		if err := do(t.Context(), anew); err != nil {
-			t.Fatalf("step %d: %v", n+1, err)
-		}
 	}
 }
 
