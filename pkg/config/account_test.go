@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"attentive.internal/pkg/config"
+	"attentive.internal/pkg/fault"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -92,13 +93,22 @@ func TestAccountOutlivesRotation(t *testing.T) {
 	t.Parallel()
 	cfg := loadText(t, apiConfig("api_key: {file: one}"), map[string]string{"one": "key-1"})
 	before := cfg.Credentials[0].Account()
+	if key, err := cfg.Credentials[0].APIKey(); key != "key-1" || err != nil {
+		t.Errorf("APIKey = %q, %v; want the key", key, err)
+	}
 	write(t, filepath.Join(filepath.Dir(cfg.Path), "one"), "key-2", time.Minute)
 	wantValue(t, cfg.Credentials[0].API.Key, "key-2")
 	if got := cfg.Credentials[0].Account(); got != before {
 		t.Errorf("account changed from %s to %s within one configuration", before, got)
 	}
+	// What is owned is the account of the old key: no call may be made with another.
+	if key, err := cfg.Credentials[0].APIKey(); key != "" || fault.Of(err).Scope != fault.ScopeAccount {
+		t.Errorf("APIKey = %q, %v; want the account blocked", key, err)
+	}
 	if again, err := config.Load(cfg.Path); err != nil || again.Credentials[0].Account() == before {
 		t.Errorf("a new configuration keeps the account of the old key: %v", err)
+	} else if key, err := again.Credentials[0].APIKey(); key != "key-2" || err != nil {
+		t.Errorf("APIKey of a new configuration = %q, %v; want the new key", key, err)
 	}
 }
 

@@ -96,6 +96,22 @@ var publishedCeilings = Ceilings{Attributes: 150, Subscribe: 10, Unsubscribe: 5}
 // reads the configuration again when the key's file changes.
 func (c Credential) Account() string { return c.account }
 
+// APIKey returns the API key as it is now, if that is the key that Account names.
+// Of another one limits and people are another account's, which is worked once the
+// configuration has been read again: until then the error is Blocked with reason
+// SecretMissing, for the account, as it is when the key cannot be read.
+func (c Credential) APIKey() (string, error) {
+	key, err := c.API.Key.Value()
+	if err != nil {
+		return "", err
+	}
+	if accountName("api", "key", sameURL(c.API.BaseURL), key) != c.account {
+		return "", missing("the API key of credential %s was exchanged: it is used when the configuration has been read again, "+
+			"within seconds unless that has faults; the log names them", c.ID)
+	}
+	return key, nil
+}
+
 // computeAccount makes the name that Account returns.
 func (c Credential) computeAccount() string {
 	switch {

@@ -414,7 +414,7 @@ func TestAnswersAreRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(Account{"Pillow Api", "Hudson & Ivy", "hudsonivy.attn.tv"}, got); diff != "" {
+		if diff := cmp.Diff(Account{"Pillow Api", "Hudson & Ivy", "MDc6", "hudsonivy.attn.tv"}, got); diff != "" {
 			t.Errorf("account (-want +got):\n%s", diff)
 		}
 	})

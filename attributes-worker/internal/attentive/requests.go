@@ -86,6 +86,7 @@ type Eligibility struct {
 type Account struct {
 	Application string `json:"applicationName"`
 	Company     string `json:"companyName"`
+	CompanyID   string `json:"companyId"`
 	Domain      string `json:"attentiveDomainName"`
 }
 

@@ -13,7 +13,8 @@
 //	    └── Abandon ───┘ └── GiveUp ──▶ unknown
 //
 // The entry of a person lives in the KV bucket attentive_consent under a keyed
-// hash of account, person, channel and type. Of two operations the one published
+// hash of company, person, channel and type: whichever key or credential reaches
+// the company, and whichever destination asks. Of two operations the one published
 // later is newer: that with the higher place in the stream of profiles, whose
 // sequences never begin anew. Changes are compare-and-set, and may be repeated when
 // their answer was lost; the caller keeps two operations of one person from running
@@ -46,8 +47,8 @@ const (
 
 // Person is one subscription of one person, as the caller knows it.
 type Person struct {
-	// Account the subscription is kept at.
-	Account string
+	// Company whose subscription it is: its id, as GET /v1/me tells it.
+	Company string
 	// Identifier is the normalised phone number or e-mail address.
 	Identifier string
 	// Channel and Type of the subscription.
@@ -281,6 +282,6 @@ func (l *Ledger) GiveUp(ctx context.Context, r Request) error {
 // keyOf hashes who and what, so that the bucket names nobody.
 func (l *Ledger) keyOf(p Person) string {
 	mac := hmac.New(sha256.New, l.cfg.Key)
-	mac.Write([]byte(strings.Join([]string{p.Account, p.Channel, p.Type, p.Identifier}, "\x00")))
+	mac.Write([]byte(strings.Join([]string{p.Company, p.Channel, p.Type, p.Identifier}, "\x00")))
 	return hex.EncodeToString(mac.Sum(nil)[:16])
 }

@@ -20,7 +20,7 @@ import (
 
 var (
 	hashKey = []byte("0123456789abcdef0123456789abcdef")
-	ann     = consent.Person{Account: "acme", Identifier: "+12125550100", Channel: "TEXT", Type: "MARKETING"}
+	ann     = consent.Person{Company: "acme", Identifier: "+12125550100", Channel: "TEXT", Type: "MARKETING"}
 )
 
 func bucket(t *testing.T) jetstream.KeyValue {
@@ -334,10 +334,10 @@ func TestSubscriptionsAreKeptApart(t *testing.T) {
 	l := open(bucket(t), hashKey, time.Hour)
 	people := []consent.Person{
 		ann,
-		{Account: "other", Identifier: ann.Identifier, Channel: "TEXT", Type: "MARKETING"},
-		{Account: "acme", Identifier: "ann@example.com", Channel: "EMAIL", Type: "MARKETING"},
-		{Account: "acme", Identifier: ann.Identifier, Channel: "TEXT", Type: "TRANSACTIONAL"},
-		{Account: "acme", Identifier: "+12125550101", Channel: "TEXT", Type: "MARKETING"},
+		{Company: "other", Identifier: ann.Identifier, Channel: "TEXT", Type: "MARKETING"},
+		{Company: "acme", Identifier: "ann@example.com", Channel: "EMAIL", Type: "MARKETING"},
+		{Company: "acme", Identifier: ann.Identifier, Channel: "TEXT", Type: "TRANSACTIONAL"},
+		{Company: "acme", Identifier: "+12125550101", Channel: "TEXT", Type: "MARKETING"},
 	}
 	for _, p := range people {
 		r := consent.Request{Person: p, Operation: consent.Subscribe, Place: 1}
@@ -355,7 +355,7 @@ func TestBucketNamesNobody(t *testing.T) {
 	kv := bucket(t)
 	l := open(kv, hashKey, time.Hour)
 	for place, id := range []string{"+12125550100", "ann@example.com"} {
-		r := consent.Request{Person: consent.Person{Account: "acme", Identifier: id, Channel: "TEXT", Type: "MARKETING"}, Operation: consent.Subscribe, Place: uint64(place)}
+		r := consent.Request{Person: consent.Person{Company: "acme", Identifier: id, Channel: "TEXT", Type: "MARKETING"}, Operation: consent.Subscribe, Place: uint64(place)}
 		if _, err := l.Begin(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}

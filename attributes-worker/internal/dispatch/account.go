@@ -42,6 +42,7 @@ type Account struct {
 	tenure     *owner.Tenure
 	timeout    time.Duration // of a call
 	barrier    *barrier
+	company    *company
 	endpoints  map[contract.Kind]*endpoint
 	credential string
 	metrics    *metrics.Metrics
@@ -64,7 +65,7 @@ func NewAccount(p worker.Parts, a config.Account, tenure *owner.Tenure) (*Accoun
 	credential := a.Credentials[0] // all of them log in to the same account
 	timeout := p.CallTimeout()
 	client, err := attentive.New(attentive.Config{
-		BaseURL: credential.API.BaseURL, Key: credential.API.Key.Value, Timeout: timeout, Connections: connections,
+		BaseURL: credential.API.BaseURL, Key: credential.APIKey, Timeout: timeout, Connections: connections,
 	})
 	if err != nil {
 		return nil, err
@@ -82,6 +83,7 @@ func NewAccount(p worker.Parts, a config.Account, tenure *owner.Tenure) (*Accoun
 		timeout:    timeout,
 		barrier:    newBarrier(contract.Attributes, contract.Subscribe, contract.Unsubscribe),
 		endpoints:  make(map[contract.Kind]*endpoint),
+		company:    newCompany(a.Key, newBarrier(contract.Subscribe, contract.Unsubscribe).notice),
 		credential: credential.ID,
 		metrics:    p.Metrics,
 		people:     lane.New(),
@@ -146,20 +148,33 @@ func (a *Account) enter(ctx context.Context, e *endpoint, count counter) (contex
 // probe finds out whether the API takes the key again. Its errors count no
 // attempt of the profile that happens to be waiting.
 func (a *Account) probe(ctx context.Context, account *pass, count counter) error {
+	if _, err := a.me(ctx, account, count); !taken(fault.Of(err)) {
+		return fault.Interruptedf("probe the account: %w", err)
+	}
+	return nil
+}
+
+// me asks the API whom the key belongs to, a call without an effect, and tells
+// the pass what that shows of the account.
+func (a *Account) me(ctx context.Context, account *pass, count counter) (attentive.Account, error) {
 	began := time.Now()
-	_, result, err := a.client.Me(ctx)
+	who, result, err := a.client.Me(ctx)
 	count.call(metrics.Me, began, result, err)
-	f := fault.Of(err)
-	switch {
-	case err == nil, f.Class == fault.Permanent, blocks(f, fault.ScopeEndpoint): // the key was taken
+	switch f := fault.Of(err); {
+	case taken(f):
 		account.passed()
-		return nil
 	case blocks(f, fault.ScopeAccount):
 		account.met(f)
 	case f.Class != fault.Interrupted:
 		account.failed()
 	}
-	return fault.Interruptedf("probe the account: %w", err)
+	return who, err
+}
+
+// taken reports whether the answer to a call, an error or none, shows that the
+// key was taken.
+func taken(f *fault.Error) bool {
+	return f == nil || f.Class == fault.Permanent || blocks(f, fault.ScopeEndpoint)
 }
 
 // blocks reports whether f blocks the scope.

@@ -39,12 +39,17 @@ const (
 
 // Due implements Sender.
 func (c *Consents) Due(ctx context.Context, p *Profile) (bool, error) {
+	company, err := c.account.whose(ctx, c.ledger, counter{c.account.metrics, c.destination.ID})
+	if err != nil {
+		return false, err
+	}
+	p.company = company
 	r := c.request(p)
 	if p.call == answered { // and not entered yet
 		return false, c.accept(ctx, p)
 	}
 	var decision consent.Decision
-	err := c.ask(ctx, func(ctx context.Context) (err error) {
+	err = c.account.askLedger(ctx, func(ctx context.Context) (err error) {
 		decision, err = c.ledger.Look(ctx, r)
 		return err
 	})
@@ -102,7 +107,7 @@ func (c *Consents) Send(ctx context.Context, call *Call, p *Profile) error {
 		return fault.Interruptedf("wait for the person's other call: %w", err)
 	}
 	var decision consent.Decision
-	err := c.ask(ctx, func(ctx context.Context) (err error) {
+	err := c.account.askLedger(ctx, func(ctx context.Context) (err error) {
 		decision, err = c.ledger.Begin(ctx, r)
 		return err
 	})
@@ -141,7 +146,7 @@ func (c *Consents) make(ctx context.Context, call *Call, p *Profile) error {
 		return c.later(c.destination.Attributes.UnknownSettle, err)
 	}
 	p.call = notMade
-	failed := c.ask(ctx, func(ctx context.Context) error { return c.ledger.Abandon(ctx, c.request(p)) })
+	failed := c.account.askLedger(ctx, func(ctx context.Context) error { return c.ledger.Abandon(ctx, c.request(p)) })
 	if failed != nil {
 		return failed // the call is made again: that it was refused does no harm
 	}
@@ -203,7 +208,7 @@ func (c *Consents) resolve(ctx context.Context, call *Call, p *Profile) error {
 // settled fails while the call that was made for r may still take effect.
 func (c *Consents) settled(ctx context.Context, r consent.Request) error {
 	var since time.Time
-	err := c.ask(ctx, func(ctx context.Context) (err error) {
+	err := c.account.askLedger(ctx, func(ctx context.Context) (err error) {
 		since, err = c.ledger.Since(ctx, r)
 		return err
 	})
@@ -242,24 +247,12 @@ func (c *Consents) GiveUp(ctx context.Context, p *Profile) error {
 	if p.call != unanswered {
 		return nil
 	}
-	return c.ask(ctx, func(ctx context.Context) error { return c.ledger.GiveUp(ctx, c.request(p)) })
-}
-
-// ask does one thing with the ledger, within the time-out of a call. While the
-// ledger cannot be read or written nobody is sent anything; that is not the
-// profile's fault.
-func (c *Consents) ask(ctx context.Context, do func(context.Context) error) error {
-	timed, cancel := context.WithTimeoutCause(ctx, c.account.timeout, errors.New("the broker did not answer in time"))
-	defer cancel()
-	if err := do(timed); err != nil {
-		return fault.Blockedf(fault.ScopeDestination, fault.Unreachable, "consent ledger: %w", err)
-	}
-	return nil
+	return c.account.askLedger(ctx, func(ctx context.Context) error { return c.ledger.GiveUp(ctx, c.request(p)) })
 }
 
 // accept records that the profile's call had its effect.
 func (c *Consents) accept(ctx context.Context, p *Profile) error {
-	return c.ask(ctx, func(ctx context.Context) error { return c.ledger.Accept(ctx, c.request(p)) })
+	return c.account.askLedger(ctx, func(ctx context.Context) error { return c.ledger.Accept(ctx, c.request(p)) })
 }
 
 // later is the error of an operation whose outcome can be looked up after wait.
@@ -275,7 +268,7 @@ func (c *Consents) request(p *Profile) consent.Request {
 		r.Operation = consent.Unsubscribe
 	}
 	u := c.user(p)
-	r.Person = consent.Person{Account: c.destination.Credential, Identifier: u.Phone, Channel: string(attentive.Text), Type: string(attentive.Marketing)}
+	r.Person = consent.Person{Company: p.company, Identifier: u.Phone, Channel: string(attentive.Text), Type: string(attentive.Marketing)}
 	if u.Phone == "" {
 		r.Person.Identifier, r.Person.Channel = u.Email, string(attentive.Email)
 	}

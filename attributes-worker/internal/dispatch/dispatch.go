@@ -85,6 +85,7 @@ type Profile struct {
 	looks     int           // at what it waits for, in a row
 	unsettled time.Time     // when the last call ended whose outcome is not known
 	call      callState     // of a consent call
+	company   string        // whose subscriber it is; consent only, set by Due
 }
 
 // Run sends profiles until ctx ends, and returns when no call is under way.

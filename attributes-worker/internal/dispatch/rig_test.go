@@ -59,6 +59,8 @@ type rig struct {
 	conn    *broker.Conn
 	sandbox *sandboxtest.Running
 	key     string // file of the API key
+	// credential whose key that is.
+	credential string
 	// apiURL of the sandbox, or of what stands before it.
 	apiURL string
 	// settings of the destination beside those that all tests share, in YAML.
@@ -67,10 +69,17 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
+	return newRigOf(t, sandbox.Config{})
+}
+
+// newRigOf returns a rig whose sandbox has a configuration.
+func newRigOf(t *testing.T, cfg sandbox.Config) *rig {
+	t.Helper()
+	cfg.Seed = 7
 	server := queuetest.Start(t)
 	r := &rig{
-		t: t, server: server, conn: server.Conn(t), sandbox: sandboxtest.Start(t, sandbox.Config{Seed: 7}),
-		key: filepath.Join(t.TempDir(), "key"), settings: "single_opt_in: true",
+		t: t, server: server, conn: server.Conn(t), sandbox: sandboxtest.Start(t, cfg),
+		key: filepath.Join(t.TempDir(), "key"), credential: "acme-api", settings: "single_opt_in: true",
 	}
 	r.apiURL = r.sandbox.APIURL()
 	r.write(r.key, sandboxtest.Token)
@@ -92,15 +101,15 @@ func (r *rig) account() (*config.Config, config.Account) {
 broker: {url: %q}
 lease: %v
 credentials:
-- {id: acme-api, type: attentive-api, api_key: {file: %q}, base_url: %q}
+- {id: %s, type: attentive-api, api_key: {file: %q}, base_url: %q}
 destinations:
 - id: %s
   plugin: attentive-api
-  credential: acme-api
+  credential: %s
   settings: {identifier: phone, sign_up_unit: %q, unknown_settle: %v, %s}
   templates:
   - {id: default, columns: {phone: phone}}
-`, r.server.URL, lease, r.key, r.apiURL, acme, sandboxtest.SignUpUnit, settle, r.settings))
+`, r.server.URL, lease, r.credential, r.key, r.apiURL, acme, r.credential, sandboxtest.SignUpUnit, settle, r.settings))
 	cfg, err := config.Load(file)
 	if err != nil {
 		r.t.Fatal(err)
@@ -129,7 +138,7 @@ func (r *rig) startAt(url string) *running {
 	cfg, account := r.account()
 	conn := queuetest.Connect(r.t, url)
 	run := &running{
-		metrics: metrics.New(prometheus.NewRegistry(), []metrics.Destination{{ID: acme, Credential: "acme-api", Kinds: kinds()}}),
+		metrics: metrics.New(prometheus.NewRegistry(), []metrics.Destination{{ID: acme, Credential: r.credential, Kinds: kinds()}}),
 		logged:  &logged{},
 	}
 	log := slog.New(slog.NewMultiHandler(slog.NewTextHandler(r.t.Output(), nil), run.logged))
