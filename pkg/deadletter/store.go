@@ -48,8 +48,8 @@ func (s *Store) Put(ctx context.Context, l Letter) error {
 	return nil
 }
 
-// letterID is the same for the same message, and only for that: sequences
-// begin anew when a stream is created anew.
+// letterID is the same for the same message, and only for that: a broker that
+// has lost in a power cut what it had not synced gives sequences again.
 func (l Letter) letterID() string {
 	sum := sha256.New()
 	fmt.Fprintf(sum, "%s\n%s\n", l.Origin.Subject, l.MsgID)

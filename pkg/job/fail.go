@@ -57,7 +57,8 @@ func (r *Run[J]) retry(ctx context.Context, f *fault.Error, wait time.Duration) 
 	}
 	text := fmt.Sprintf("attempt %d failed and is repeated: %v", r.attempts(), f)
 	spent := time.Since(r.started) + wait
-	if err := r.Change(ctx, func(e *ledger.Entry) { e.Failures++; e.Spent += spent }); err != nil {
+	err := r.note(ctx, "", fmt.Sprintf("failed and is repeated: %v", f), func(e *ledger.Entry) { e.Failures++; e.Spent += spent })
+	if err != nil {
 		r.log.Warn("failed attempt is not counted", "err", err)
 		return f
 	}
@@ -71,10 +72,16 @@ func (r *Run[J]) retry(ctx context.Context, f *fault.Error, wait time.Duration) 
 	return f
 }
 
-// waits tells upstream that the job is blocked, unless it heard that last.
+// waits tells upstream and the job's history that it is blocked, unless that was
+// told last.
 func (r *Run[J]) waits(ctx context.Context, f *fault.Error) {
 	if r.record == nil || r.waiting == f.Reason {
 		return
+	}
+	if !r.unsure {
+		if err := r.note(ctx, f.Reason, "waiting: "+f.Error(), func(*ledger.Entry) {}); err != nil {
+			r.log.Warn("the history of the job lacks a block", "err", err)
+		}
 	}
 	e := r.event("waiting: " + f.Error())
 	e.State, e.Reason = attentivev1.JobState_JOB_STATE_BLOCKED, string(f.Reason)

@@ -48,8 +48,10 @@ type place struct {
 	log         *buffer
 	// grace of the runners started from here on.
 	grace time.Duration
-	// via is the connection of the runners started from here on.
-	via *broker.Conn
+	// via is the connection of the runners started from here on, and worker
+	// the name that they sign with.
+	via    *broker.Conn
+	worker string
 }
 
 func newPlace(t *testing.T) *place {
@@ -107,7 +109,7 @@ func (p *place) start(t *testing.T, handle handler) (stop func()) {
 		Kind: contract.Segment, Destination: p.destination, Handle: handle, Grace: p.grace,
 		New: func() *attentivev1.SegmentJob { return &attentivev1.SegmentJob{} },
 		Parts: job.Parts{
-			Conn: p.via, Ledger: ledger.New(bucket(t, p.via, broker.BucketLedger)), Events: event.NewPublisher(p.via, log),
+			Conn: p.via, Ledger: ledger.New(bucket(t, p.via, broker.BucketLedger)).By(p.worker), Events: event.NewPublisher(p.via, log),
 			DeadLetters: deadletter.New(p.via, "test"), Metrics: p.metrics, Log: log,
 		},
 	}

@@ -163,8 +163,9 @@ func (r *Run[J]) replays(entry ledger.Entry) bool {
 	return r.Message.Header.Get(deadletter.HeaderReplay) != "" && r.name() != entry.Settled
 }
 
-// name tells the message from all others of the job. Sequences cannot: a stream
-// that is made anew gives them again, while replays have ids of their own.
+// name tells the message from all others of the job. Sequences cannot: a broker
+// that has lost in a power cut what it had not synced gives them again, while
+// replays have ids of their own.
 func (r *Run[J]) name() string {
 	if h := r.Message.Header; h.Get(deadletter.HeaderReplay) != "" && h.Get(nats.MsgIdHdr) != "" {
 		return h.Get(nats.MsgIdHdr)
@@ -172,14 +173,14 @@ func (r *Run[J]) name() string {
 	return fmt.Sprintf("%s/%d", r.Message.Stream, r.Message.Sequence)
 }
 
-// Advance changes the ledger's entry and then tells upstream, text being one
-// sentence for people. What change puts into the entry must not hold personal
-// data. It fails when somebody else has changed the entry: the job is theirs.
+// Advance changes the ledger's entry, its history included, and then tells
+// upstream, text being one sentence for people. What change puts into the entry
+// must not hold personal data. It fails when somebody else has changed the entry: the job is theirs.
 // After any other failure the change may have been made or not; the attempt
 // ends with it, and the next one sees.
 func (r *Run[J]) Advance(ctx context.Context, text string, change func(*ledger.Entry)) error {
 	r.step = text
-	if err := r.Change(ctx, change); err != nil {
+	if err := r.note(ctx, "", text, change); err != nil {
 		return err
 	}
 	if r.Entry().State == ledger.Succeeded {
@@ -194,10 +195,20 @@ func (r *Run[J]) Advance(ctx context.Context, text string, change func(*ledger.E
 // Change changes the ledger's entry as Advance does, and tells nobody. It must
 // not end the job.
 func (r *Run[J]) Change(ctx context.Context, change func(*ledger.Entry)) error {
+	return r.write(func() error { return r.record.Change(ctx, change) })
+}
+
+// note changes the ledger's entry and has its history tell of it.
+func (r *Run[J]) note(ctx context.Context, reason fault.Reason, text string, change func(*ledger.Entry)) error {
+	return r.write(func() error { return r.record.Note(ctx, reason, text, change) })
+}
+
+// write does a write of the ledger's entry.
+func (r *Run[J]) write(do func() error) error {
 	if r.unsure {
 		return fmt.Errorf("job %s: an earlier change of its ledger entry went unanswered", r.Job.GetId())
 	}
-	err := r.record.Change(ctx, change)
+	err := do()
 	r.unsure = err != nil
 	if errors.Is(err, ledger.ErrStale) {
 		return fault.Interruptedf("%w", err)

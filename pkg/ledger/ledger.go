@@ -15,9 +15,14 @@
 // A segment job that is uploading starts over after a crash; one that is
 // publishing must be finished, because some of its files may be visible. An
 // attributes job that is expanding goes on after its last checkpoint.
+//
+// What happened to a job is told by its entry too, in [Entry.History]: a step is
+// written with the change that it tells of, so the two never differ, whatever
+// became of the events.
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -107,6 +112,10 @@ type Entry struct {
 	Warnings []string                     `json:"warnings,omitempty"`
 	// Plan is the worker's own: what it needs to finish what it began.
 	Plan json.RawMessage `json:"plan,omitempty"`
+	// History is what happened to the job, in order: how it began and what came
+	// last. Forgotten counts the steps that are left out between the two.
+	History   []Step `json:"history,omitempty"`
+	Forgotten int    `json:"forgotten,omitempty"`
 }
 
 // Attempt is the number of the current attempt, from 1.
@@ -117,22 +126,29 @@ var ErrStale = errors.New("ledger entry was changed by somebody else")
 
 // Ledger reads and changes entries. It is safe for concurrent use.
 type Ledger struct {
-	kv jetstream.KeyValue
+	kv     jetstream.KeyValue
+	worker string
 }
 
 // New returns a Ledger over the bucket attentive_ledger.
 func New(kv jetstream.KeyValue) *Ledger { return &Ledger{kv: kv} }
 
+// By returns a Ledger whose changes the worker makes: histories name it.
+func (l *Ledger) By(worker string) *Ledger { return &Ledger{kv: l.kv, worker: worker} }
+
 // Record is one entry at a known revision. It is not safe for concurrent use.
 type Record struct {
 	kv       jetstream.KeyValue
+	worker   string
 	entry    Entry
 	revision uint64
 }
 
-// Begin returns the record of a job. A job seen for the first time is stored
-// as Received with what first says of it. A job id that was used before with
-// other bytes is a Permanent fault, JobIDReused.
+// Begin returns the record of a job that is to be worked. A job seen for the
+// first time is stored as Received with what first says of it. One that was begun
+// and did not end is taken over: its history says so, and whoever worked it
+// before fails to change it from then on. A job id that was used before with other
+// bytes is a Permanent fault, JobIDReused.
 func (l *Ledger) Begin(ctx context.Context, first Entry) (*Record, error) {
 	key := Key(first.Kind, first.Destination, first.JobID)
 	for {
@@ -145,20 +161,37 @@ func (l *Ledger) Begin(ctx context.Context, first Entry) (*Record, error) {
 				return nil, fault.Permanentf(fault.JobIDReused, "job %s of %s: the id was used on %s for a job with other content; publish it under a new id",
 					first.JobID, first.Destination, entry.Received.UTC().Format(time.RFC3339))
 			}
-			return &Record{kv: l.kv, entry: entry, revision: revision}, nil
+			r := l.record(entry, revision)
+			if entry.State.Terminal() {
+				return r, nil
+			}
+			err := r.resume(ctx)
+			if errors.Is(err, ErrStale) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			return r, nil
 		}
-		first.State = Received
-		first.Received = time.Now().UTC()
-		first.Updated = first.Received
-		revision, err = cas.Store(ctx, l.kv, key, first, 0)
+		next := first
+		next.State = Received
+		next.Received = time.Now().UTC()
+		next.Updated = next.Received
+		next.tell(next.step(Entry{}, l.worker))
+		revision, err = cas.Store(ctx, l.kv, key, next, 0)
 		if errors.Is(err, cas.ErrConflict) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		return &Record{kv: l.kv, entry: first, revision: revision}, nil
+		return l.record(next, revision), nil
 	}
+}
+
+func (l *Ledger) record(e Entry, revision uint64) *Record {
+	return &Record{kv: l.kv, worker: l.worker, entry: e, revision: revision}
 }
 
 // Find returns the record of a job; ok is false when there is none.
@@ -167,7 +200,7 @@ func (l *Ledger) Find(ctx context.Context, k contract.Kind, destination, job str
 	if err != nil || revision == 0 {
 		return nil, false, err
 	}
-	return &Record{kv: l.kv, entry: entry, revision: revision}, true, nil
+	return l.record(entry, revision), true, nil
 }
 
 // List yields the records of all jobs of kind k of a destination, in no order.
@@ -184,7 +217,7 @@ func (l *Ledger) List(ctx context.Context, k contract.Kind, destination string) 
 			if err == nil && revision == 0 {
 				continue // gone since it was listed
 			}
-			if !yield(&Record{kv: l.kv, entry: entry, revision: revision}, err) || err != nil {
+			if !yield(l.record(entry, revision), err) || err != nil {
 				return
 			}
 		}
@@ -199,10 +232,43 @@ func (r *Record) Entry() Entry { return r.entry }
 // leaves the record as it was, when somebody else wrote since it was read. After
 // any other error the write may have been done or not: the record must be read
 // again.
+//
+// The history tells of the change if it is one of the state, or counts an
+// attempt.
 func (r *Record) Change(ctx context.Context, change func(*Entry)) error {
 	next := r.entry
 	change(&next)
 	next.Updated = time.Now().UTC()
+	if next.State != r.entry.State || next.Failures > r.entry.Failures {
+		next.tell(next.step(r.entry, r.worker))
+	}
+	return r.store(ctx, next)
+}
+
+// Note changes the entry as Change does, and has the history tell of it in any
+// case, in one sentence for people, with the reason for which the job waits if it
+// does.
+func (r *Record) Note(ctx context.Context, reason fault.Reason, text string, change func(*Entry)) error {
+	next := r.entry
+	change(&next)
+	next.Updated = time.Now().UTC()
+	s := next.step(r.entry, r.worker)
+	s.Reason, s.Text = cmp.Or(reason, next.Reason), text
+	next.tell(s)
+	return r.store(ctx, next)
+}
+
+// resume notes that a job goes on that had not ended.
+func (r *Record) resume(ctx context.Context) error {
+	text := "taken over"
+	if n := len(r.entry.History); n > 0 && r.entry.History[n-1].Worker == r.worker {
+		text = "taken up again"
+	}
+	return r.Note(ctx, "", text, func(*Entry) {})
+}
+
+// store replaces the entry by next.
+func (r *Record) store(ctx context.Context, next Entry) error {
 	key := Key(next.Kind, next.Destination, next.JobID)
 	revision, err := cas.Store(ctx, r.kv, key, next, r.revision)
 	if errors.Is(err, cas.ErrConflict) {

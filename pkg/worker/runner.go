@@ -291,7 +291,7 @@ func (r *runner) parts(ctx context.Context, conn *broker.Conn, cfg *config.Confi
 	return Parts{
 		Parts: job.Parts{
 			Conn:        conn,
-			Ledger:      ledger.New(entries),
+			Ledger:      ledger.New(entries).By(r.id),
 			Events:      event.NewPublisher(conn, r.log),
 			DeadLetters: deadletter.New(conn, r.id),
 			Log:         r.log,
