@@ -36,13 +36,14 @@ type Tripwire struct {
 	target string
 	moment Moment
 	counts func(subject string) bool
+	final  bool
 	work   sync.WaitGroup
 
 	mu    sync.Mutex // guards the rest
 	at    int        // zero: never
 	seen  int
 	conns map[net.Conn]struct{}
-	over  bool
+	over  bool // no connection is admitted
 }
 
 // Trip says where a [Tripwire] is.
@@ -52,6 +53,9 @@ type Trip struct {
 	Moment Moment
 	// Counts chooses the subjects that are counted.
 	Counts func(subject string) bool
+	// Final says that the connection never comes back: the client might as well have
+	// died.
+	Final bool
 }
 
 // StartTripwire runs a tripwire to the server at url until the end of the test.
@@ -66,6 +70,7 @@ func StartTripwire(t testing.TB, url string, trip Trip) *Tripwire {
 		target: strings.TrimPrefix(url, "nats://"),
 		moment: trip.Moment,
 		counts: trip.Counts,
+		final:  trip.Final,
 		at:     trip.At,
 		conns:  make(map[net.Conn]struct{}),
 	}
@@ -74,15 +79,20 @@ func StartTripwire(t testing.TB, url string, trip Trip) *Tripwire {
 		if err := l.Close(); err != nil {
 			t.Errorf("close tripwire: %v", err)
 		}
-		w.mu.Lock()
-		w.over = true
-		for c := range w.conns {
-			reset(c)
-		}
-		w.mu.Unlock()
+		w.Break()
 		w.work.Wait()
 	})
 	return w
+}
+
+// Break ends the connection for good.
+func (w *Tripwire) Break() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
+	for c := range w.conns {
+		reset(c)
+	}
 }
 
 // Seen returns how many messages were counted.
@@ -180,7 +190,9 @@ func (w *Tripwire) count() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.seen++
-	return w.seen == w.at
+	tripped := w.seen == w.at
+	w.over = w.over || tripped && w.final
+	return tripped
 }
 
 // published returns the subject of a line of the protocol that publishes, and

@@ -63,3 +63,54 @@ func TestTripwire(t *testing.T) {
 		})
 	}
 }
+
+// The connection that broke for good does not come back, and neither does one
+// that was ended between two messages; what was said before arrives.
+func TestTripwireForGood(t *testing.T) {
+	t.Parallel()
+	s := queuetest.Start(t)
+	s.Conn(t)
+	for _, tt := range []struct {
+		name string
+		trip queuetest.Trip
+		want uint64
+	}{
+		{"before", queuetest.Trip{At: 2, Moment: queuetest.Before, Final: true}, 1},
+		{"after", queuetest.Trip{At: 2, Moment: queuetest.After, Final: true}, 2},
+		{"between", queuetest.Trip{}, 2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			tt.trip.Counts = func(subject string) bool { return strings.HasPrefix(subject, "attentive.v1.segment.") }
+			w := queuetest.StartTripwire(t, s.URL, tt.trip)
+			c := queuetest.Connect(t, w.URL)
+			lost := c.Lost()
+			subject := contract.JobSubject(contract.Segment, "good-"+tt.name)
+			for range 2 {
+				ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+				_, _ = c.JS.Publish(ctx, subject, []byte("job")) // of what is stored the stream tells
+				cancel()
+			}
+			if tt.trip.At == 0 {
+				w.Break()
+			}
+			<-lost
+			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+			defer cancel()
+			if err := c.Await(ctx); err == nil {
+				t.Error("the connection has come back")
+			}
+			stream, err := queuetest.Connect(t, s.URL).JS.Stream(t.Context(), broker.StreamJobs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			info, err := stream.Info(t.Context(), jetstream.WithSubjectFilter(subject))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := info.State.Subjects[subject]; got != tt.want {
+				t.Errorf("%d jobs are stored, want %d", got, tt.want)
+			}
+		})
+	}
+}
