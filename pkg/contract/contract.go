@@ -29,6 +29,10 @@ const (
 	Unsubscribe Kind = "unsubscribe"
 )
 
+// Unknown stands for a kind that is none: a profile's publisher can write
+// anything in its place. Kinds does not list it.
+const Unknown Kind = "unknown"
+
 // Kinds lists every kind, for labels.
 func Kinds() []Kind { return []Kind{Segment, Expand, Attributes, Subscribe, Unsubscribe} }
 

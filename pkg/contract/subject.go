@@ -14,9 +14,12 @@ import (
 // LiveJob stands for the job in the subject of a profile published alone.
 const LiveJob = "live"
 
-// noJob stands in the subject of a dead letter whose job cannot be told, or
-// has an id that no subject can hold.
-const noJob = "unknown"
+// What stands in the subject of a dead letter for a job or a destination that
+// cannot be told, or is nothing that a subject can hold. Neither is an id.
+const (
+	noJob         = "unknown"
+	noDestination = "_unknown"
+)
 
 const root = "attentive.v1."
 
@@ -43,9 +46,16 @@ func EventSubject(k Kind, destination, job string) string {
 	return root + "event." + string(k) + "." + destination + "." + job
 }
 
-// DeadSubject returns the subject of a dead letter. A job that is empty, or is
-// no subject token, becomes "unknown".
+// DeadSubject returns the subject of a dead letter. What is no kind, or no
+// subject token, becomes "unknown"; a destination, "_unknown". Kind and destination
+// may be the wildcard "*".
 func DeadSubject(k Kind, destination, job string) string {
+	if k != "*" && !slices.Contains(Kinds(), k) {
+		k = Unknown
+	}
+	if destination != "*" && !isToken(destination) {
+		destination = noDestination
+	}
 	if !isToken(job) {
 		job = noJob
 	}
@@ -105,10 +115,13 @@ func ParseSubject(subject string) (Address, error) {
 		}
 		return Address{Kind: Kind(token[1]), Destination: token[2], Job: token[3]}, nil
 	case "dead":
-		if len(token) != 4 || !slices.Contains(Kinds(), Kind(token[1])) {
+		if len(token) != 4 || Kind(token[1]) != Unknown && !slices.Contains(Kinds(), Kind(token[1])) {
 			return bad(root + "dead.<kind>.<destination>.<job>")
 		}
 		a := Address{Kind: Kind(token[1]), Destination: token[2], Job: token[3]}
+		if a.Destination == noDestination {
+			a.Destination = ""
+		}
 		if a.Job == noJob {
 			a.Job = ""
 		}
@@ -116,6 +129,31 @@ func ParseSubject(subject string) (Address, error) {
 	}
 	return bad("a class of segment, expand, profile, event or dead")
 }
+
+// Claimed reads the subject of a message in a queue, whatever a publisher wrote
+// where kind, destination and job belong, and returns the filter of all messages
+// of the same kind and destination. A kind that is none is [Unknown]. ok is false
+// for subjects that are of no queue.
+func Claimed(subject string) (a Address, filter string, ok bool) {
+	rest, ok := strings.CutPrefix(subject, root)
+	token := strings.Split(rest, ".")
+	switch {
+	case !ok:
+	case len(token) == 2 && Kind(token[0]).Job():
+		return Address{Kind: Kind(token[0]), Destination: token[1]}, subject, true
+	case len(token) == 4 && token[0] == "profile":
+		a := Address{Kind: Kind(token[2]), Destination: token[1], Job: token[3]}
+		if !a.Kind.Profile() {
+			a.Kind = Unknown
+		}
+		return a, strings.TrimSuffix(subject, token[3]) + "*", true
+	}
+	return Address{}, "", false
+}
+
+// Workable reports whether a configuration can name the destination of a, and a
+// worker work its kind.
+func (a Address) Workable() bool { return isID(a.Destination) && slices.Contains(Kinds(), a.Kind) }
 
 // CheckSubject returns a Permanent fault when m was published to another
 // subject than it belongs to: a job to another destination than it names, a

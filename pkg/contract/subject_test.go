@@ -50,6 +50,10 @@ func TestSubjects(t *testing.T) {
 			"dead letter of a job id no subject can hold", contract.DeadSubject(contract.Segment, "acme", "a.b >"), "attentive.v1.dead.segment.acme.unknown",
 			contract.Address{Kind: contract.Segment, Destination: "acme"},
 		},
+		{
+			"dead letter of what no worker works", contract.DeadSubject("delete", "a\tb", "live"), "attentive.v1.dead.unknown._unknown.live",
+			contract.Address{Kind: contract.Unknown, Job: "live"},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -81,6 +85,46 @@ func TestParseSubjectRefuses(t *testing.T) {
 	} {
 		if a, err := contract.ParseSubject(subject); err == nil {
 			t.Errorf("ParseSubject(%q) = %+v, want an error", subject, a)
+		}
+	}
+}
+
+// TestClaimed: a queue takes subjects that no worker ever works.
+func TestClaimed(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		subject, filter string
+		want            contract.Address
+		workable        bool
+	}{
+		{"attentive.v1.segment.acme", "attentive.v1.segment.acme", contract.Address{Kind: contract.Segment, Destination: "acme"}, true},
+		{"attentive.v1.expand.Acme\x01", "attentive.v1.expand.Acme\x01", contract.Address{Kind: contract.Expand, Destination: "Acme\x01"}, false},
+		{
+			"attentive.v1.profile.acme.subscribe.live", "attentive.v1.profile.acme.subscribe.*",
+			contract.Address{Kind: contract.Subscribe, Destination: "acme", Job: "live"}, true,
+		},
+		{
+			"attentive.v1.profile.x.delete.x", "attentive.v1.profile.x.delete.*",
+			contract.Address{Kind: contract.Unknown, Destination: "x", Job: "x"}, false,
+		},
+		{
+			"attentive.v1.profile.acme.segment.live", "attentive.v1.profile.acme.segment.*",
+			contract.Address{Kind: contract.Unknown, Destination: "acme", Job: "live"}, false,
+		},
+	}
+	for _, tt := range tests {
+		got, filter, ok := contract.Claimed(tt.subject)
+		if !ok || got != tt.want || filter != tt.filter || got.Workable() != tt.workable {
+			t.Errorf("Claimed(%q) = %+v, %q, %v, workable %v; want %+v, %q, workable %v",
+				tt.subject, got, filter, ok, got.Workable(), tt.want, tt.filter, tt.workable)
+		}
+	}
+	for _, subject := range []string{
+		"", "orders.new", "attentive.v1.checkpoint.acme." + job, "attentive.v1.event.segment.acme." + job,
+		"attentive.v1.dead.segment.acme." + job, "attentive.v1.segment", "attentive.v1.profile.acme.subscribe",
+	} {
+		if got, _, ok := contract.Claimed(subject); ok {
+			t.Errorf("Claimed(%q) = %+v, want that it is of no queue", subject, got)
 		}
 	}
 }
