@@ -16,6 +16,9 @@ type Cluster struct {
 	// URL lists the addresses of all members.
 	URL     string
 	Members []*Server
+
+	// routes lead from each member, the first index, to each other one.
+	routes [][]*Proxy
 }
 
 // StartCluster runs a cluster until the end of the test.
@@ -23,16 +26,21 @@ func StartCluster(t testing.TB) *Cluster {
 	t.Helper()
 	const members = 3
 	ports := freePorts(t, 2*members)
-	c := &Cluster{}
-	var routes []*url.URL
-	for _, port := range ports[members:] {
-		routes = append(routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("127.0.0.1:%d", port)})
-	}
+	c := &Cluster{routes: make([][]*Proxy, members)}
 	var urls []string
 	for i := range members {
 		s := &Server{
-			URL: fmt.Sprintf("nats://127.0.0.1:%d", ports[i]), Dir: t.TempDir(),
-			t: t, port: ports[i], name: fmt.Sprintf("member-%d", i), routePort: ports[members+i], cluster: routes,
+			URL: fmt.Sprintf("nats://127.0.0.1:%d", ports[i]), Dir: t.TempDir(), Name: fmt.Sprintf("member-%d", i),
+			t: t, port: ports[i], routePort: ports[members+i],
+		}
+		c.routes[i] = make([]*Proxy, members)
+		for j, port := range ports[members:] {
+			if i == j {
+				continue
+			}
+			p := StartProxy(t, fmt.Sprintf("nats://127.0.0.1:%d", port))
+			c.routes[i][j] = p
+			s.cluster = append(s.cluster, &url.URL{Scheme: "nats", Host: strings.TrimPrefix(p.URL, "nats://")})
 		}
 		s.run()
 		urls = append(urls, s.URL)
@@ -41,6 +49,16 @@ func StartCluster(t testing.TB) *Cluster {
 	c.URL = strings.Join(urls, ",")
 	c.AwaitLeader()
 	return c
+}
+
+// Lag delays, from now on, what the member says to the others and they to it.
+func (c *Cluster) Lag(member int, d time.Duration) {
+	for i := range c.Members {
+		if i != member {
+			c.routes[i][member].Lag(d)
+			c.routes[member][i].Lag(d)
+		}
+	}
 }
 
 // AwaitLeader returns once the running members agree on a leader.

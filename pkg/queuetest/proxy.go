@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Proxy stands between clients and a server, and cuts what passes through it.
@@ -22,6 +23,7 @@ type Proxy struct {
 	mu    sync.Mutex // guards the rest
 	down  bool
 	deaf  bool
+	lag   time.Duration
 	conns map[net.Conn]struct{}
 }
 
@@ -77,6 +79,13 @@ func (p *Proxy) Up() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.down = false
+}
+
+// Lag delays what passes from now on, both ways, and keeps its order.
+func (p *Proxy) Lag(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lag = d
 }
 
 func (p *Proxy) cut() {
@@ -147,10 +156,40 @@ func (a *answers) Write(b []byte) (int, error) {
 	return a.client.Write(b)
 }
 
+// late is what was read, and when it may be passed on.
+type late struct {
+	data []byte
+	due  time.Time
+}
+
 // pipe copies from src to w, which leads to dst, until either side ends; then
 // it ends both.
 func (p *Proxy) pipe(dst, src net.Conn, w io.Writer) {
-	_, _ = io.Copy(w, src) // every way of ending means the same
+	passing := make(chan late, 4096)
+	var passed sync.WaitGroup
+	passed.Go(func() {
+		for l := range passing {
+			time.Sleep(time.Until(l.due))
+			if _, err := w.Write(l.data); err != nil {
+				reset(src) // so that no more is read
+			}
+		}
+	})
+	for {
+		buf := make([]byte, 32<<10)
+		n, err := src.Read(buf)
+		p.mu.Lock()
+		lag := p.lag
+		p.mu.Unlock()
+		if n > 0 {
+			passing <- late{buf[:n], time.Now().Add(lag)}
+		}
+		if err != nil {
+			break // every way of ending means the same
+		}
+	}
+	close(passing)
+	passed.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range []net.Conn{dst, src} {

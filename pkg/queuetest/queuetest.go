@@ -29,15 +29,16 @@ type Server struct {
 	URL string
 	// Dir holds its files.
 	Dir string
+	// Name is how a member of a cluster calls itself; others have none.
+	Name string
 
 	t    testing.TB
 	port int
 	nats *server.Server
 
 	// Set in a cluster.
-	name      string
 	routePort int
-	cluster   []*url.URL // routes to all members
+	cluster   []*url.URL // routes to the other members
 }
 
 // Start runs a server until the end of the test.
@@ -72,8 +73,10 @@ func (s *Server) options() *server.Options {
 		NoSigs:             true,
 	}
 	if s.cluster != nil {
-		opts.ServerName = s.name
-		opts.Cluster = server.ClusterOpts{Name: "queuetest", Host: "127.0.0.1", Port: s.routePort}
+		opts.ServerName = s.Name
+		// Members are to use the given routes, which may lag: what they tell
+		// each other of their addresses leads nowhere.
+		opts.Cluster = server.ClusterOpts{Name: "queuetest", Host: "127.0.0.1", Port: s.routePort, Advertise: "127.0.0.1:1"}
 		opts.Routes = s.cluster
 	}
 	return opts
