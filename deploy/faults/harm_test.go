@@ -1,0 +1,301 @@
+package faults_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"attentive.internal/deploy/faults/plant"
+	"attentive.internal/deploy/faults/wire"
+)
+
+// harm does what a plan says.
+type harm struct {
+	*run
+	began time.Time
+
+	// victims are the replicas to which something is being done as processes,
+	// and those whose wires are being tampered with.
+	processes, wires victims
+	node             sync.Mutex // one node at a time is down
+
+	mu      sync.Mutex // guards history
+	history []string
+}
+
+// victims are replicas to which something is being done. Of each worker one is
+// always left alone.
+type victims struct {
+	mu   sync.Mutex // guards busy
+	busy map[*plant.Replica]bool
+}
+
+// take returns the first of the candidates that is free, once one may be taken.
+func (v *victims) take(ctx context.Context, candidates []*plant.Replica) (*plant.Replica, error) {
+	for {
+		v.mu.Lock()
+		busy := 0
+		var free *plant.Replica
+		for _, r := range candidates {
+			switch {
+			case v.busy[r]:
+				busy++
+			case free == nil:
+				free = r
+			}
+		}
+		if free != nil && busy+1 < max(len(candidates), 2) {
+			if v.busy == nil {
+				v.busy = make(map[*plant.Replica]bool)
+			}
+			v.busy[free] = true
+			v.mu.Unlock()
+			return free, nil
+		}
+		v.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (v *victims) release(r *plant.Replica) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.busy, r)
+}
+
+// harm does all faults of a plan, and returns when all is healed.
+func (r *run) harm(faults []fault) {
+	r.t.Helper()
+	h := &harm{run: r, began: time.Now()}
+	defer func() {
+		if r.t.Failed() {
+			r.t.Logf("history:\n%s", strings.Join(h.history, "\n"))
+		}
+	}()
+	r.t.Cleanup(func() {
+		if r.t.Failed() {
+			r.t.Logf("history:\n%s", strings.Join(h.history, "\n"))
+		}
+	})
+	var doing sync.WaitGroup
+	for _, f := range faults {
+		if f.Kind == "" {
+			continue // counted with the one before
+		}
+		timer := time.NewTimer(time.Until(h.began.Add(f.At)))
+		select {
+		case <-timer.C:
+		case <-r.t.Context().Done():
+		}
+		doing.Go(func() {
+			if err := h.do(r.t.Context(), f); err != nil {
+				r.t.Errorf("fault %v: %v", f, err)
+			}
+		})
+	}
+	doing.Wait()
+}
+
+// note adds to the history.
+func (h *harm) note(f fault, format string, args ...any) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := time.Now()
+	h.history = append(h.history, fmt.Sprintf("%s %8v fault %d: %s: %s", now.Format("15:04:05.000"), now.Sub(h.began).Round(time.Millisecond),
+		f.Number, f.Kind, fmt.Sprintf(format, args...)))
+}
+
+// candidates are the replicas that a fault may befall, the owner of its account
+// first.
+func (h *harm) candidates(f fault) []*plant.Replica {
+	var all []*plant.Replica
+	for _, r := range h.Replicas {
+		if r.Worker == f.Worker {
+			all = append(all, r)
+		}
+	}
+	all = append(all[f.Replica%len(all):], all[:f.Replica%len(all)]...)
+	name := h.owner(f.Worker, f.Account)
+	for i, r := range all {
+		if r.Name == name {
+			all[0], all[i] = all[i], all[0]
+		}
+	}
+	return all
+}
+
+// owner returns the replica that owns an account, as far as it is known.
+func (h *harm) owner(w plant.Worker, account int) (name string) {
+	key := h.accounts[w][account]
+	for _, t := range h.Tenures() {
+		if t.Account == key {
+			name = t.Replica
+		}
+	}
+	return name
+}
+
+func (h *harm) do(ctx context.Context, f fault) error {
+	switch f.Kind {
+	case kill, killAgain, freeze, terminate:
+		victim, err := h.processes.take(ctx, h.candidates(f))
+		if err != nil {
+			return err
+		}
+		defer h.processes.release(victim)
+		return h.process(ctx, f, victim)
+	case restart, killMeta, killLeader:
+		h.node.Lock()
+		defer h.node.Unlock()
+		return h.nodes(ctx, f)
+	}
+	victim, err := h.wires.take(ctx, h.candidates(f))
+	if err != nil {
+		return err
+	}
+	defer h.wires.release(victim)
+	h.note(f, "%s for %v", victim.Name, f.For)
+	wires := victim.Attentive
+	if f.Kind == cutBroker || f.Kind == holdBroker {
+		wires = victim.Broker
+	}
+	return tamper(ctx, f, wires)
+}
+
+// process does something to a process.
+func (h *harm) process(ctx context.Context, f fault, victim *plant.Replica) error {
+	h.note(f, "%s", victim.Name)
+	switch f.Kind {
+	case kill:
+		return errors.Join(victim.Kill(), victim.Start(ctx))
+	case killAgain:
+		return h.killAgain(ctx, f, victim)
+	case freeze:
+		if err := victim.Freeze(); err != nil {
+			return err
+		}
+		err := wait(ctx, f.For)
+		h.note(f, "%s goes on", victim.Name)
+		return errors.Join(err, victim.Thaw())
+	}
+	return errors.Join(victim.Stop(), victim.Start(ctx))
+}
+
+// killAgain kills the owner of an account, and whoever takes it over.
+func (h *harm) killAgain(ctx context.Context, f fault, victim *plant.Replica) error {
+	key := h.accounts[f.Worker][f.Account]
+	before := len(h.Tenures())
+	if err := errors.Join(victim.Kill(), victim.Start(ctx)); err != nil {
+		return err
+	}
+	var successor *plant.Replica
+	err := until(ctx, 10*time.Second, func(context.Context) error {
+		for _, t := range h.Tenures()[before:] {
+			if t.Account == key {
+				successor = h.Replica(t.Replica)
+				return nil
+			}
+		}
+		return errors.New("nobody takes over")
+	})
+	if err != nil { // the broker may have no leader for as long: not what is judged here
+		h.note(f, "%v", err)
+		return nil
+	}
+	if err := wait(ctx, f.For); err != nil {
+		return err
+	}
+	if successor != victim {
+		if successor, err = h.processes.take(ctx, []*plant.Replica{successor}); err != nil {
+			return err
+		}
+		defer h.processes.release(successor)
+	}
+	h.note(f, "%s too", successor.Name)
+	return errors.Join(successor.Kill(), successor.Start(ctx))
+}
+
+// tamper does something to wires.
+func tamper(ctx context.Context, f fault, wires []*wire.Wire) (err error) {
+	var undo []func() error
+	defer func() {
+		for _, mend := range undo {
+			err = errors.Join(err, mend())
+		}
+	}()
+	for _, w := range wires {
+		var mend func() error
+		var err error
+		switch f.Kind {
+		case cutBroker, cutThem:
+			mend = w.Cut()
+		case holdBroker, holdThem:
+			mend = w.Freeze()
+		case resetThem:
+			mend, err = w.Reset(20 * time.Millisecond)
+		case deafThem:
+			mend, err = w.Swallow()
+		case delayThem:
+			mend, err = w.Delay(150*time.Millisecond, 50*time.Millisecond)
+		case narrowThem:
+			mend, err = w.Narrow(60_000)
+		}
+		if err != nil {
+			return err
+		}
+		undo = append(undo, mend)
+	}
+	return wait(ctx, f.For)
+}
+
+// nodes does something to a node of the broker, once all others are well.
+func (h *harm) nodes(ctx context.Context, f fault) error {
+	err := until(ctx, time.Minute, func(ctx context.Context) (err error) {
+		for _, n := range h.Nodes {
+			err = errors.Join(err, n.Healthy(ctx))
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("the broker does not recover: %w", err)
+	}
+	node := h.Nodes[f.Replica%len(h.Nodes)]
+	switch f.Kind {
+	case killMeta:
+		node, err = h.MetaLeader(ctx)
+	case killLeader:
+		node, err = h.StreamLeader(ctx, f.Stream)
+	}
+	if err != nil {
+		return err
+	}
+	h.note(f, "%s %s for %v", node.Name, f.Stream, f.For)
+	if f.Kind == restart {
+		err = node.Stop()
+	} else {
+		err = node.Kill()
+	}
+	if err == nil {
+		err = wait(ctx, f.For)
+	}
+	h.note(f, "%s comes back", node.Name)
+	return errors.Join(err, node.Start(context.WithoutCancel(ctx)))
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}

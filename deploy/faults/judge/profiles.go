@@ -1,0 +1,137 @@
+package judge
+
+import (
+	"strconv"
+
+	"attentive.internal/deploy/faults/load"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/sandbox/api"
+	attentivev1 "attentive.internal/proto/attentive/v1"
+)
+
+// attributes judges the updates of each person: they arrive in the order of
+// their publication, and the last is what the person has. The same one may
+// arrive again while it is the newest.
+func (v *Verdict) attributes(e Evidence) {
+	v.Counts["updates"] = len(e.Updates)
+	who := make(map[api.Identity]*load.Person)
+	newest := make(map[*load.Person]int)
+	for _, u := range e.Updates {
+		newest[u.Person] = max(newest[u.Person], u.Count)
+		who[api.Identity{Kind: "phone", Value: u.Person.Phone}] = u.Person
+		who[api.Identity{Kind: "email", Value: u.Person.Email}] = u.Person
+		who[api.Identity{Kind: "client_user_id", Value: u.Person.Customer}] = u.Person
+	}
+	arrived := make(map[*load.Person]int)
+	for _, a := range e.Arrivals {
+		if a.Endpoint != api.SetAttributes {
+			continue
+		}
+		v.Counts["attribute calls"]++
+		n, err := strconv.Atoi(a.Attributes[load.Counter])
+		if len(a.Who) == 0 || who[a.Who[0]] == nil || err != nil {
+			v.add(Twice, "attribute call %d is of no update that was published", a.Seq)
+			continue
+		}
+		p := who[a.Who[0]]
+		if n < arrived[p] {
+			v.add(Order, "update %d of %s arrived after update %d", n, p.Phone, arrived[p])
+		}
+		arrived[p] = max(arrived[p], n)
+	}
+	for p, n := range newest {
+		s, _ := e.Subscriber(p.Phone)
+		if got := s.Attributes[load.Counter]; got != strconv.Itoa(n) {
+			v.add(Lost, "%s has update %q, not the last one, %d", p.Phone, got, n)
+		}
+	}
+}
+
+// turn is a row of equal operations of a phone, one after the other: the first
+// changes something, the others do not.
+type turn struct {
+	operation load.Operation
+	calls     int
+}
+
+// consents judges the operations of each phone: each turn makes at most one
+// subscribe, the turns arrive in order, and the last one has its effect, unless
+// its outcome is unknown.
+func (v *Verdict) consents(e Evidence, unknown map[load.Consent]int) {
+	v.Counts["consents"] = len(e.Consents)
+	turns := make(map[string][]*turn)
+	destination := make(map[string]string)
+	for _, c := range e.Consents {
+		destination[c.Phone] = c.Destination
+		list := turns[c.Phone]
+		if len(list) == 0 || list[len(list)-1].operation != c.Operation {
+			turns[c.Phone] = append(list, &turn{operation: c.Operation})
+		}
+	}
+	now := make(map[string]int) // the turn that arrived last
+	for _, a := range e.Arrivals {
+		operation := load.Subscribe
+		switch a.Endpoint {
+		case api.Unsubscribe:
+			operation = load.Unsubscribe
+		case api.Subscribe:
+		default:
+			continue
+		}
+		v.Counts[string(operation)+" calls"]++
+		if len(a.Who) == 0 || turns[a.Who[0].Value] == nil {
+			v.add(Twice, "%s call %d is of nobody who asked for it", operation, a.Seq)
+			continue
+		}
+		phone := a.Who[0].Value
+		at := now[phone]
+		for at < len(turns[phone]) && turns[phone][at].operation != operation {
+			at++
+		}
+		if at == len(turns[phone]) {
+			v.add(Order, "%s of %s arrived although something later had", operation, phone)
+			continue
+		}
+		now[phone] = at
+		if t := turns[phone][at]; operation == load.Subscribe {
+			if t.calls++; t.calls > 1 {
+				v.add(Twice, "subscribe of %s arrived %d times", phone, t.calls)
+			}
+		}
+	}
+	for phone, list := range turns {
+		last := list[len(list)-1].operation
+		if unknown[load.Consent{Destination: destination[phone], Phone: phone, Operation: last}] > 0 {
+			continue
+		}
+		want := api.Active
+		if last == load.Unsubscribe {
+			want = api.Unsubscribed
+		}
+		s, _ := e.Subscriber(phone)
+		if got := s.Status(phone, api.Marketing); got != want {
+			v.add(Lost, "%s is %q, not %q", phone, got, want)
+		}
+	}
+}
+
+// deadLetters judges what was given up: only a subscribe whose outcome nobody
+// can know may be. It returns how often each was.
+func (v *Verdict) deadLetters(e Evidence) map[load.Consent]int {
+	unknown := make(map[load.Consent]int)
+	for _, l := range e.Dead {
+		v.Counts["dead letters "+string(l.Reason)]++
+		p := &attentivev1.Profile{}
+		if l.Reason != fault.OutcomeUnknown || contract.Decode(l.Header, l.Data, p) != nil {
+			v.add(DeadLetter, "%s of %s is a dead letter: %s: %s", l.Kind, l.Destination, l.Reason, l.Detail)
+			continue
+		}
+		operation := load.Subscribe
+		if p.GetUnsubscribe() != nil {
+			operation = load.Unsubscribe
+		}
+		unknown[load.Consent{Destination: l.Destination, Phone: p.GetIdentifiers().GetPhone(), Operation: operation}]++
+	}
+	return unknown
+}

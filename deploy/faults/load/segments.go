@@ -1,0 +1,81 @@
+package load
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"attentive.internal/pkg/contract"
+	attentivev1 "attentive.internal/proto/attentive/v1"
+)
+
+// lists of a destination that jobs replace again and again.
+const lists = 3
+
+// segments publishes one segment job: one list, or several at once.
+func (l *Load) segments(ctx context.Context, i int, random *rand.Rand) error {
+	destination := l.cfg.Segments[i]
+	l.room(ctx, contract.Segment, destination, l.cfg.Backlog/40+2)
+	if pause(ctx, time.Duration(100+random.IntN(400))*time.Millisecond) != nil {
+		return nil
+	}
+	job := &attentivev1.SegmentJob{Id: newID(random), Destination: destination, Template: l.cfg.Template}
+	stored := Job{ID: job.GetId(), Destination: destination}
+	n := 1
+	name := fmt.Sprintf("%sQ%d", destination, random.IntN(lists))
+	if random.IntN(2) == 0 {
+		job.Origin = &attentivev1.SegmentJob_Orchestration{Orchestration: &attentivev1.Orchestration{SegmentName: name}}
+	} else {
+		n = 2 + random.IntN(3)
+		name = fmt.Sprintf("%sC%d", destination, random.IntN(lists))
+		job.Origin = &attentivev1.SegmentJob_Campaign{Campaign: &attentivev1.Campaign{Name: name}}
+	}
+	for g := range n {
+		group := fmt.Sprintf("G%d", g)
+		list := l.list(i, random)
+		if list.Segment = name; n > 1 {
+			list.Segment += group
+		}
+		stored.Lists = append(stored.Lists, list)
+		job.Groups = append(job.Groups, &attentivev1.Group{Name: group, Source: inline(list)})
+	}
+	sequence, err := l.store(ctx, contract.JobSubject(contract.Segment, destination), contract.MsgID(destination, job.GetId()), job)
+	if err != nil {
+		return err
+	}
+	stored.Sequence = sequence
+	l.Book.job(stored)
+	return nil
+}
+
+// list makes an audience: most are small, some take a while to upload.
+func (l *Load) list(destination int, random *rand.Rand) List {
+	rows := 20 + random.IntN(100)
+	if random.IntN(6) == 0 {
+		rows = 8_000
+	}
+	list := List{Marker: phone(areaMarker, destination*perDestination+l.Book.marker())}
+	first := random.IntN(perDestination - rows)
+	list.Phones = append(list.Phones, list.Marker)
+	for n := range rows {
+		list.Phones = append(list.Phones, phone(areaMember, destination*perDestination+first+n))
+	}
+	return list
+}
+
+// inline writes an audience, the marker first.
+func inline(l List) *attentivev1.Source {
+	var b bytes.Buffer
+	fmt.Fprintln(&b, columnPhone)
+	for _, phone := range l.Phones {
+		fmt.Fprintln(&b, phone)
+	}
+	slices.Sort(l.Phones)
+	return &attentivev1.Source{
+		Location: &attentivev1.Source_Inline{Inline: b.Bytes()},
+		Format:   attentivev1.Format_FORMAT_CSV,
+	}
+}

@@ -1,0 +1,28 @@
+package faults_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"testing"
+
+	"attentive.internal/deploy/faults/plant"
+)
+
+// TestMain makes this program a node of the broker when the environment says so:
+// a process that a test can kill.
+func TestMain(m *testing.M) {
+	if os.Getenv(plant.NodeEnv) == "" {
+		flag.Parse()
+		os.Exit(m.Run())
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	if err := plant.ServeNode(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,143 @@
+package faults_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"attentive.internal/deploy/faults/plant"
+)
+
+// kind is a kind of fault.
+type kind string
+
+const (
+	kill       kind = "kill -9"
+	killAgain  kind = "kill -9, and the successor before it has settled"
+	freeze     kind = "SIGSTOP for longer than the lease, SIGCONT"
+	terminate  kind = "SIGTERM"
+	cutBroker  kind = "partition from the broker, cut"
+	holdBroker kind = "partition from the broker, silent"
+	cutThem    kind = "partition from Attentive, cut"
+	holdThem   kind = "partition from Attentive, silent"
+	resetThem  kind = "Attentive resets connections"
+	deafThem   kind = "Attentive's answers are lost"
+	delayThem  kind = "Attentive is far away"
+	narrowThem kind = "Attentive is slow to take"
+	restart    kind = "broker node restarts"
+	killMeta   kind = "kill -9 of the cluster's leader"
+	killLeader kind = "kill -9 of a stream's leader"
+)
+
+// fault is one fault of a plan.
+type fault struct {
+	Number int
+	// At is when it begins, After the beginning of the plan.
+	At   time.Duration
+	Kind kind
+	// Worker says whose replicas are concerned, Account whose owner is, of that
+	// worker's; Replica is concerned where the account has no owner.
+	Worker           plant.Worker
+	Account, Replica int
+	// For is how long it lasts.
+	For time.Duration
+	// Stream of which the leader is killed.
+	Stream string
+}
+
+func (f fault) String() string {
+	return fmt.Sprintf("%3d %7v %s of %s account %d for %v", f.Number, f.At.Round(time.Millisecond), f.Kind, f.Worker, f.Account, f.For.Round(time.Millisecond))
+}
+
+// weights say how often each kind is drawn. Faults of the broker's nodes are not
+// drawn but come in turn: an election takes the cluster up to ten seconds, and
+// nothing can be owned meanwhile.
+func weights() []struct {
+	kind  kind
+	share int
+} {
+	return []struct {
+		kind  kind
+		share int
+	}{
+		{kill, 24},
+		{killAgain, 8},
+		{freeze, 12},
+		{terminate, 12},
+		{cutBroker, 10},
+		{holdBroker, 8},
+		{cutThem, 6},
+		{holdThem, 6},
+		{resetThem, 4},
+		{deafThem, 4},
+		{delayThem, 3},
+		{narrowThem, 3},
+	}
+}
+
+// The pauses between two faults, and between two of the broker's nodes.
+const (
+	between      = 1000 * time.Millisecond
+	betweenNodes = 16 * time.Second
+)
+
+// plan makes the faults that follow from a seed.
+func plan(seed uint64, n int, layout plant.Layout) []fault {
+	random := rand.New(rand.NewPCG(seed, 0xfa017))
+	total := 0
+	for _, w := range weights() {
+		total += w.share
+	}
+	var faults []fault
+	var at, nextNode time.Duration
+	nextNode = betweenNodes / 2
+	for len(faults) < n {
+		at += between/4 + time.Duration(random.Int64N(int64(between*3/2)))
+		f := fault{Number: len(faults) + 1, At: at, Worker: plant.Attributes, Account: random.IntN(len(layout.API)), Replica: random.IntN(3)}
+		if random.IntN(2) == 0 {
+			f.Worker, f.Account = plant.Segment, random.IntN(len(layout.SFTP))
+		}
+		if at > nextNode {
+			nextNode += betweenNodes
+			f.Kind = []kind{restart, killMeta, killLeader}[random.IntN(3)]
+			f.Stream = []string{"KV_attentive_owners", "ATTENTIVE_PROFILES", "ATTENTIVE_JOBS", "KV_attentive_consent"}[random.IntN(4)]
+			f.For = spread(random, 300*time.Millisecond, 2*time.Second)
+			faults = append(faults, f)
+			continue
+		}
+		drawn := random.IntN(total)
+		for _, w := range weights() {
+			if drawn -= w.share; drawn < 0 {
+				f.Kind = w.kind
+				break
+			}
+		}
+		f.For = length(random, f.Kind, layout.Lease)
+		faults = append(faults, f)
+		if f.Kind == killAgain { // is two
+			faults = append(faults, fault{})
+		}
+	}
+	return faults
+}
+
+// length is how long a fault lasts.
+func length(random *rand.Rand, k kind, lease time.Duration) time.Duration {
+	switch k {
+	case killAgain: // after the successor has begun
+		return spread(random, 0, 400*time.Millisecond)
+	case freeze:
+		return lease + spread(random, 300*time.Millisecond, 2*time.Second)
+	case cutBroker, holdBroker:
+		return spread(random, 500*time.Millisecond, 2*lease)
+	case cutThem, holdThem, deafThem:
+		return spread(random, 300*time.Millisecond, 3*time.Second)
+	case resetThem, delayThem, narrowThem:
+		return spread(random, time.Second, 3*time.Second)
+	}
+	return 0
+}
+
+func spread(random *rand.Rand, least, most time.Duration) time.Duration {
+	return least + time.Duration(random.Int64N(int64(most-least)))
+}

@@ -1,0 +1,120 @@
+package plant
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Layout says what the workers are configured with.
+type Layout struct {
+	Lease time.Duration
+	// SFTP are the destinations of each SFTP account. The accounts are on servers
+	// of their own.
+	SFTP [][]Destination
+	// API are the destinations of each API key.
+	API [][]Destination
+	// Ceilings of each API key.
+	Ceilings Ceilings
+}
+
+// Destination of either plugin.
+type Destination struct {
+	ID string
+	// Encrypted files, for segments.
+	Encrypted bool
+}
+
+// Ceilings are calls a second.
+type Ceilings struct{ Attributes, Subscribe, Unsubscribe int }
+
+// The template of every destination, and the columns that it knows.
+const (
+	Template = "default"
+	Phone    = "phone"
+	Email    = "email"
+	Customer = "customer"
+	Count    = "n"
+	OptIn    = "opt_in"
+)
+
+// Unit is the sign-up unit.
+const Unit = "100001"
+
+const passphrase = "faults"
+
+// token is the API key of an account.
+func token(account int) string { return fmt.Sprintf("token-%d", account) }
+
+// KeyID names the API key of an account in the sandbox.
+func KeyID(account int) string { return fmt.Sprintf("key-%d", account) }
+
+// secret is the path of a secret.
+func (p *Plant) secret(name string) string { return filepath.Join(p.cfg.Dir, name) }
+
+// hide writes the secrets.
+func (p *Plant) hide() error {
+	err := os.WriteFile(p.secret("passphrase"), []byte(passphrase), 0o600)
+	for i := range p.cfg.Layout.API {
+		err = errors.Join(err, os.WriteFile(p.secret(KeyID(i)), []byte(token(i)), 0o600))
+	}
+	return err
+}
+
+// yaml is the configuration of a replica.
+func (p *Plant) yaml(l Layout, r *Replica) string {
+	var b strings.Builder
+	var urls []string
+	for _, d := range r.doors {
+		urls = append(urls, "nats://"+d.Address)
+	}
+	fmt.Fprintf(&b, "broker: {url: %q, replicas: %d}\nlease: %v\ncredentials:\n", strings.Join(urls, ","), len(p.Nodes), l.Lease)
+	for i := range l.SFTP {
+		host, port, _ := net.SplitHostPort(p.sftp[i].Address) // as listened on
+		fmt.Fprintf(&b, "- {id: sftp-%d, type: attentive-mobile, hostname: %s, port: %s, username: relay, passphrase: {file: %q}, host_keys: [%q]}\n",
+			i, host, port, p.secret("passphrase"), strings.TrimSpace(p.Sandboxes[i].HostKey()))
+	}
+	for i := range l.API {
+		fmt.Fprintf(&b, "- {id: api-%d, type: attentive-api, base_url: \"http://%s\", api_key: {file: %q}, ceilings: {attributes: %d, subscribe: %d, unsubscribe: %d}}\n",
+			i, p.api.Address, p.secret(KeyID(i)), l.Ceilings.Attributes, l.Ceilings.Subscribe, l.Ceilings.Unsubscribe)
+	}
+	b.WriteString("destinations:\n")
+	for i, account := range l.SFTP {
+		for _, d := range account {
+			b.WriteString(p.segments(i, d))
+		}
+	}
+	for i, account := range l.API {
+		for _, d := range account {
+			fmt.Fprintf(&b, `- id: %s
+  plugin: attentive-api
+  credential: api-%d
+  settings: {identifier: phone, sign_up_unit: %q, single_opt_in: true, unknown_settle: 1s}
+  templates:
+  - id: %s
+    columns: {phone: %s, email: %s, client_user_id: %s, opt_in: %s}
+    attributes: {%s: {type: number}}
+`, d.ID, i, Unit, Template, Phone, Email, Customer, OptIn, Count)
+		}
+	}
+	return b.String()
+}
+
+func (p *Plant) segments(account int, d Destination) string {
+	encryption := ""
+	if d.Encrypted {
+		encryption = fmt.Sprintf(", pgp: {keys: [%q]}", p.publicKey(account))
+	}
+	return fmt.Sprintf(`- id: %s
+  name: %s Segments
+  plugin: attentive
+  credential: sftp-%d
+  settings: {client_domain: %s, identifier: phone, guards: {shrink: 1}%s}
+  templates:
+  - {id: %s, campaigns: true, filename_template: "{{ campaign_name }}{{ group_name }}", columns: {phone: %s}}
+`, d.ID, d.ID, account, d.ID, encryption, Template, Phone)
+}

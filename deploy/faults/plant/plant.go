@@ -1,0 +1,426 @@
+// Package plant runs the whole of the relay as in production, on one machine, so
+// that any part of it can be broken: both workers with several replicas, a broker
+// of three nodes, and an Attentive for them to send to. Workers and nodes are
+// processes; the Attentive is here, because it is the witness. Everything a
+// replica says to anybody goes over a wire of its own.
+//
+// All replicas have the same addresses of the Attentive, as it is the address
+// that makes two credentials one account; which replica a connection comes from,
+// and so which wire it takes, is asked of the operating system.
+package plant
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"attentive.internal/deploy/faults/wire"
+	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/sandbox"
+	"attentive.internal/pkg/sandbox/api"
+)
+
+// nodes of the broker.
+const nodes = 3
+
+// Config says what to run.
+type Config struct {
+	// Dir keeps everything.
+	Dir string
+	// Node is the program that calls ServeNode when NodeEnv is set.
+	Node string
+	// Programs are the paths of the workers.
+	Programs map[Worker]string
+	// Replicas of each worker.
+	Replicas map[Worker]int
+	Layout   Layout
+}
+
+// Plant is everything, running.
+type Plant struct {
+	Nodes []*Node
+	// Sandboxes hold one SFTP account each; the first is the API too.
+	Sandboxes []*sandbox.Sandbox
+	Replicas  []*Replica
+
+	cfg     Config
+	network *wire.Network
+	api     *wire.Door
+	sftp    []*wire.Door
+	work    sync.WaitGroup
+	stop    context.CancelFunc
+
+	mu      sync.Mutex // guards the rest
+	sends   []Send
+	tenures []Tenure
+	broken  []error
+}
+
+// Start starts everything, and returns when the broker is ready and the workers
+// have been started. The plant must be closed, also after an error.
+func Start(ctx context.Context, cfg Config) (*Plant, error) {
+	p := &Plant{cfg: cfg, network: wire.NewNetwork()}
+	// The processes outlive the end of ctx: Close ends them in an order.
+	ctx, p.stop = context.WithCancel(context.WithoutCancel(ctx))
+	for _, begin := range []func(context.Context) error{p.startBroker, p.startSandboxes, p.openDoors, p.startReplicas} {
+		if err := begin(ctx); err != nil {
+			return p, err
+		}
+	}
+	return p, nil
+}
+
+// Close ends everything, the workers first.
+func (p *Plant) Close() error {
+	var errs []error
+	for _, r := range p.Replicas {
+		if running := r.running(); running != nil {
+			errs = append(errs, running.Thaw(), running.Kill())
+		}
+	}
+	for _, n := range p.Nodes {
+		if n.process != nil {
+			errs = append(errs, n.process.Kill())
+		}
+	}
+	for _, r := range p.Replicas {
+		for _, d := range r.doors {
+			errs = append(errs, d.Close())
+		}
+	}
+	for _, d := range append(p.sftp, p.api) {
+		if d != nil {
+			errs = append(errs, d.Close())
+		}
+	}
+	for _, r := range p.Replicas {
+		for _, w := range r.wires() {
+			w.Close()
+		}
+	}
+	p.stop()
+	p.work.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return errors.Join(append(errs, p.broken...)...)
+}
+
+func (p *Plant) startBroker(ctx context.Context) error {
+	base := 12_000 + rand.IntN(1500)*10
+	var ports []int
+	for range 3 * nodes {
+		port, err := fixedPort(ctx, base)
+		if err != nil {
+			return err
+		}
+		ports = append(ports, port)
+		base = port + 1
+	}
+	for i := range nodes {
+		n := &Node{Name: fmt.Sprintf("node-%d", i), program: p.cfg.Node}
+		n.cfg = nodeConfig{
+			Name: n.Name, Dir: filepath.Join(p.cfg.Dir, n.Name),
+			Port: ports[i], RoutePort: ports[nodes+i], AdminPort: ports[2*nodes+i], Routes: ports[nodes : 2*nodes],
+		}
+		p.Nodes = append(p.Nodes, n)
+		if err := n.Start(ctx); err != nil {
+			return err
+		}
+	}
+	return p.ensure(ctx)
+}
+
+// ensure has the broker keep everything on all nodes.
+func (p *Plant) ensure(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("the broker is not ready within a minute"))
+	defer cancel()
+	conn, err := p.Connect(ctx, "plant")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // all is stored
+	for {
+		err := conn.Ensure(ctx, broker.Settings{Replicas: nodes})
+		if err == nil {
+			return nil
+		}
+		// A new cluster has a leader before it has all its members.
+		if pause(ctx, 100*time.Millisecond) != nil {
+			return err
+		}
+	}
+}
+
+// Connect connects to the broker past all wires.
+func (p *Plant) Connect(ctx context.Context, name string) (*broker.Conn, error) {
+	var urls []string
+	for _, n := range p.Nodes {
+		urls = append(urls, "nats://"+n.Address())
+	}
+	log := slog.New(slog.DiscardHandler)
+	for {
+		// JetStream may have no leader yet, and then does not answer.
+		once, done := context.WithTimeout(ctx, 3*time.Second)
+		conn, err := broker.Connect(once, broker.Options{URL: strings.Join(urls, ","), Name: name}, log)
+		done()
+		if err == nil {
+			return conn, nil
+		}
+		if pause(ctx, 100*time.Millisecond) != nil {
+			return nil, err
+		}
+	}
+}
+
+func (p *Plant) startSandboxes(ctx context.Context) error {
+	var keys []sandbox.APIKey
+	limits := make(map[api.Endpoint]int)
+	for i := range p.cfg.Layout.API {
+		keys = append(keys, sandbox.APIKey{ID: KeyID(i), Token: token(i), Scopes: []string{
+			api.ScopeAttributes, api.ScopeSubscriptions, api.ScopeReadSubscriptions,
+		}})
+	}
+	for _, e := range []api.Endpoint{api.SetAttributes, api.Subscribe, api.Unsubscribe, api.GetSubscriptions} {
+		// What a frozen network lets go at once is not the sender's haste: rates
+		// are judged by when calls were sent.
+		limits[e] = 10_000
+	}
+	for i := range max(len(p.cfg.Layout.SFTP), 1) {
+		s, err := sandbox.New(sandbox.Config{
+			Data: p.sandboxDir(i), Keys: keys, Limits: limits, ArrivalLog: 2_000_000,
+			SignUpUnits: []sandbox.SignUpUnit{{ID: Unit}}, Username: "relay", Passphrase: passphrase,
+		})
+		if err != nil {
+			return err
+		}
+		if err := s.Listen(ctx); err != nil {
+			return err
+		}
+		p.Sandboxes = append(p.Sandboxes, s)
+		p.work.Go(func() {
+			if err := s.Run(ctx); err != nil {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				p.broken = append(p.broken, err)
+			}
+		})
+	}
+	return nil
+}
+
+func (p *Plant) sandboxDir(i int) string {
+	return filepath.Join(p.cfg.Dir, fmt.Sprintf("sandbox-%d", i))
+}
+
+func (p *Plant) publicKey(i int) string { return filepath.Join(p.sandboxDir(i), "pgp-public.asc") }
+
+// Uploads is the folder that the files of an SFTP account arrive in.
+func (p *Plant) Uploads(account int) string {
+	return filepath.Join(p.sandboxDir(account), "sftp", "uploads")
+}
+
+// openDoors opens the addresses that all replicas share.
+func (p *Plant) openDoors(ctx context.Context) (err error) {
+	if p.api, err = wire.Open(ctx, loopback+":0", p.route(Attributes, 0)); err != nil {
+		return err
+	}
+	for i := range p.cfg.Layout.SFTP {
+		d, err := wire.Open(ctx, loopback+":0", p.route(Segment, i))
+		if err != nil {
+			return err
+		}
+		p.sftp = append(p.sftp, d)
+	}
+	return nil
+}
+
+// route leads a connection over the wire of the replica that it comes from.
+func (p *Plant) route(worker Worker, server int) func(net.Conn) *wire.Wire {
+	return func(c net.Conn) *wire.Wire {
+		peer, err := wire.PeerOf(c)
+		if err != nil {
+			return nil // it has ended
+		}
+		for _, r := range p.Replicas {
+			if r.Worker == worker && peer.Is(r.pid()) {
+				return r.Attentive[server]
+			}
+		}
+		return nil
+	}
+}
+
+func (p *Plant) startReplicas(ctx context.Context) error {
+
+	for _, worker := range []Worker{Segment, Attributes} {
+		for i := range p.cfg.Replicas[worker] {
+			r := &Replica{
+				Name: fmt.Sprintf("%s-%d", worker, i), Worker: worker, plant: p, program: p.cfg.Programs[worker],
+				dir: filepath.Join(p.cfg.Dir, fmt.Sprintf("%s-%d", worker, i)),
+			}
+			if err := p.lay(ctx, r); err != nil {
+				return err
+			}
+			p.Replicas = append(p.Replicas, r)
+		}
+	}
+	if err := errors.Join(p.hide(), p.Configure(p.cfg.Layout)); err != nil {
+		return err
+	}
+	for _, r := range p.Replicas {
+		if err := r.Start(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lay lays a replica's wires.
+func (p *Plant) lay(ctx context.Context, r *Replica) error {
+	if err := os.MkdirAll(r.dir, 0o700); err != nil {
+		return err
+	}
+	port, err := fixedPort(ctx, 28_000+rand.IntN(3000))
+	if err != nil {
+		return err
+	}
+	r.ops = fmt.Sprintf("%s:%d", loopback, port)
+	for _, n := range p.Nodes {
+		w, err := p.network.Wire(wire.Config{Name: r.Name + "/" + n.Name, Upstream: n.Address()})
+		if err != nil {
+			return err
+		}
+		r.Broker = append(r.Broker, w)
+		d, err := wire.Open(ctx, loopback+":0", func(net.Conn) *wire.Wire { return w })
+		if err != nil {
+			return err
+		}
+		r.doors = append(r.doors, d)
+	}
+	servers := []string{p.Sandboxes[0].APIURL()[len("http://"):]}
+	if r.Worker == Segment {
+		servers = nil
+		for i := range p.cfg.Layout.SFTP {
+			servers = append(servers, p.Sandboxes[i].SFTPAddr())
+		}
+	}
+	for i, server := range servers {
+		cfg := wire.Config{Name: fmt.Sprintf("%s/attentive-%d", r.Name, i), Upstream: server}
+		if r.Worker == Attributes {
+			cfg.Sent = func(at time.Time, piece []byte) { p.sent(r, at, piece) }
+		}
+		w, err := p.network.Wire(cfg)
+		if err != nil {
+			return err
+		}
+		r.Attentive = append(r.Attentive, w)
+	}
+	return nil
+}
+
+// Configure writes the configuration of all replicas; those that run notice.
+func (p *Plant) Configure(l Layout) error {
+	for _, r := range p.Replicas {
+		// At once and whole: a half of it is a fault that is reported.
+		if err := os.WriteFile(r.config()+".new", []byte(p.yaml(l, r)), 0o600); err != nil {
+			return err
+		}
+		if err := os.Rename(r.config()+".new", r.config()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// told takes notes of what a replica says.
+func (p *Plant) told(r *Replica, process int, line Line) {
+	if line.Message != "account is owned" {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tenures = append(p.tenures, Tenure{line.Time, r.Name, process, line.Account, line.Epoch})
+}
+
+// Tenures returns the ownerships that have begun so far, in the order in which
+// they were told.
+func (p *Plant) Tenures() []Tenure {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]Tenure(nil), p.tenures...)
+}
+
+// pause waits, and fails when ctx ends before.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}
+
+// ConfigFile is the configuration of one of the replicas.
+func (p *Plant) ConfigFile() string { return p.Replicas[0].config() }
+
+// Replica returns the replica of that name, or nil.
+func (p *Plant) Replica(name string) *Replica {
+	for _, r := range p.Replicas {
+		if r.Name == name {
+			return r
+		}
+	}
+	return nil
+}
+
+// MetaLeader returns the node that leads the cluster.
+func (p *Plant) MetaLeader(ctx context.Context) (*Node, error) {
+	var errs []error
+	for _, n := range p.Nodes {
+		name, err := n.metaLeader(ctx)
+		if err == nil {
+			return p.node(name)
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// StreamLeader returns the node that leads a stream.
+func (p *Plant) StreamLeader(ctx context.Context, stream string) (*Node, error) {
+	conn, err := p.Connect(ctx, "plant")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // all is read
+	for {
+		once, done := context.WithTimeout(ctx, 2*time.Second)
+		s, err := conn.JS.Stream(once, stream)
+		done()
+		if err == nil && s.CachedInfo().Cluster != nil && s.CachedInfo().Cluster.Leader != "" {
+			return p.node(s.CachedInfo().Cluster.Leader)
+		}
+		if pause(ctx, 100*time.Millisecond) != nil {
+			return nil, fmt.Errorf("stream %s has no leader: %w", stream, err)
+		}
+	}
+}
+
+func (p *Plant) node(name string) (*Node, error) {
+	for _, n := range p.Nodes {
+		if n.Name == name {
+			return n, nil
+		}
+	}
+	return nil, fmt.Errorf("no node is called %q", name)
+}

@@ -1,0 +1,129 @@
+package plant
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+
+	"attentive.internal/deploy/faults/wire"
+	"attentive.internal/deploy/process"
+)
+
+// Replica is one worker, in a process of its own, with wires of its own to all
+// that it talks to. Its methods may be called concurrently.
+type Replica struct {
+	// Name is "segment-1", say.
+	Name string
+	// Worker is the kind of worker.
+	Worker Worker
+	// Broker, one for each node, and Attentive, one for each server the worker
+	// uses, are its wires.
+	Broker, Attentive []*wire.Wire
+
+	plant   *Plant
+	program string
+	dir     string
+	ops     string
+	doors   []*wire.Door // to the nodes
+
+	mu      sync.Mutex // guards the rest
+	process *process.Process
+	starts  int
+}
+
+// Worker is one of the two programs.
+type Worker string
+
+// The workers.
+const (
+	Segment    Worker = "segment"
+	Attributes Worker = "attributes"
+)
+
+// Start starts the worker, and does not wait until it is ready.
+func (r *Replica) Start(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f, err := os.OpenFile(r.Log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	r.starts++
+	starts := r.starts
+	cmd := exec.CommandContext(ctx, r.program, "run", "--config", r.config(), "--ops-address", r.ops)
+	cmd.Stderr = &logbook{to: f, told: func(line Line) { r.plant.told(r, starts, line) }}
+	r.process, err = process.Start(cmd)
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	ended := r.process.Ended()
+	r.plant.work.Go(func() {
+		<-ended
+		_ = f.Close() // what is lost of a log is lost
+	})
+	return nil
+}
+
+// Log is the path of what the worker has written, over all its starts.
+func (r *Replica) Log() string    { return filepath.Join(r.dir, "log") }
+func (r *Replica) config() string { return filepath.Join(r.dir, "relay.yaml") }
+
+// Kill kills the worker as if its machine had lost power: what it has sent and
+// a wire still holds is lost too.
+func (r *Replica) Kill() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	err := r.process.Kill()
+	for _, w := range r.wires() {
+		w.Drop()
+	}
+	return err
+}
+
+// Stop asks the worker to stop, and returns when it has.
+func (r *Replica) Stop() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.process.Stop()
+}
+
+// Freeze stops the process where it is; Thaw lets it go on.
+func (r *Replica) Freeze() error { return r.running().Freeze() }
+
+// Thaw ends Freeze.
+func (r *Replica) Thaw() error { return r.running().Thaw() }
+
+// Ready returns when the worker says that it is ready.
+func (r *Replica) Ready(ctx context.Context) error {
+	return r.running().Ready(ctx, fmt.Sprintf("http://%s/readyz", r.ops))
+}
+
+// Metrics returns what the worker exposes now.
+func (r *Replica) Metrics(ctx context.Context) (string, error) {
+	text, err := get(ctx, fmt.Sprintf("http://%s/metrics", r.ops))
+	return string(text), err
+}
+
+func (r *Replica) running() *process.Process {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.process
+}
+
+// pid is that of the process that runs or ran last.
+func (r *Replica) pid() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.process == nil {
+		return 0
+	}
+	return r.process.ID()
+}
+
+func (r *Replica) wires() []*wire.Wire {
+	return append(append([]*wire.Wire(nil), r.Broker...), r.Attentive...)
+}

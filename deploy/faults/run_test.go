@@ -1,0 +1,336 @@
+package faults_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"attentive.internal/deploy/faults/judge"
+	"attentive.internal/deploy/faults/load"
+	"attentive.internal/deploy/faults/plant"
+	"attentive.internal/deploy/process"
+	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/config"
+	"attentive.internal/pkg/deadletter"
+	"attentive.internal/pkg/sandbox/ingest"
+)
+
+// run is a plant under load, and all that is seen of it.
+type run struct {
+	*plant.Plant
+	t      *testing.T
+	layout plant.Layout
+	// accounts are the keys of each worker's accounts.
+	accounts map[plant.Worker][]string
+	conn     *broker.Conn
+	load     *load.Load
+
+	publishing sync.WaitGroup
+	stopLoad   context.CancelFunc
+
+	mu     sync.Mutex // guards the rest
+	stalls []judge.Stall
+	files  [][]ingest.File // by SFTP server
+	seen   []map[string]bool
+}
+
+// programs builds both workers.
+func programs(t *testing.T) map[plant.Worker]string {
+	t.Helper()
+	dir := t.TempDir()
+	built := make(map[plant.Worker]string)
+	for worker, pkg := range map[plant.Worker]string{
+		plant.Segment: "./segment-worker/cmd/segment-worker", plant.Attributes: "./attributes-worker/cmd/attributes-worker",
+	} {
+		program, err := process.Build(t.Context(), dir, pkg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		built[worker] = program
+	}
+	return built
+}
+
+// start starts a plant, and what watches it, until the end of the test.
+func start(t *testing.T, cfg plant.Config) *run {
+	t.Helper()
+	node, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Dir, cfg.Node = t.TempDir(), node
+	p, err := plant.Start(t.Context(), cfg)
+	r := &run{Plant: p, t: t, layout: cfg.Layout}
+	t.Cleanup(func() {
+		if t.Failed() {
+			r.logs()
+		}
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.accounts = r.keys()
+	if r.conn, err = p.Connect(t.Context(), "upstream"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.conn.NC.Close() })
+	r.files, r.seen = make([][]ingest.File, len(p.Sandboxes)), make([]map[string]bool, len(p.Sandboxes))
+	for i := range r.seen {
+		r.seen[i] = make(map[string]bool)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var watching sync.WaitGroup
+	watching.Go(func() { r.watchStalls(ctx) })
+	watching.Go(func() { r.watchFiles(ctx) })
+	t.Cleanup(func() {
+		stop()
+		watching.Wait()
+	})
+	return r
+}
+
+// publish begins the load.
+func (r *run) publish(cfg load.Config) {
+	r.t.Helper()
+	cfg.Template = plant.Template
+	cfg.Segments, cfg.Attributes = ids(r.layout.SFTP), ids(r.layout.API)
+	var err error
+	if r.load, err = load.New(r.t.Context(), r.conn, cfg); err != nil {
+		r.t.Fatal(err)
+	}
+	var ctx context.Context
+	ctx, r.stopLoad = context.WithCancel(r.t.Context())
+	r.publishing.Go(func() {
+		if err := r.load.Run(ctx); err != nil {
+			r.t.Errorf("publish: %v", err)
+		}
+	})
+	r.t.Cleanup(r.quiet)
+}
+
+// quiet ends the load.
+func (r *run) quiet() {
+	r.stopLoad()
+	r.publishing.Wait()
+}
+
+func ids(accounts [][]plant.Destination) []string {
+	var all []string
+	for _, d := range slices.Concat(accounts...) {
+		all = append(all, d.ID)
+	}
+	return all
+}
+
+// watchStalls notes when this process does not get to run.
+func (r *run) watchStalls(ctx context.Context) {
+	const every = 5 * time.Millisecond
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for last := time.Now(); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		now := time.Now()
+		if now.Sub(last) > 3*every {
+			r.mu.Lock()
+			r.stalls = append(r.stalls, judge.Stall{From: last, To: now})
+			r.mu.Unlock()
+		}
+		last = now
+	}
+}
+
+// watchFiles collects the files that are ingested, of which the sandboxes
+// remember the newest.
+func (r *run) watchFiles(ctx context.Context) {
+	ticker := time.NewTicker(500 * time.Millisecond)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		r.collect()
+		select {
+		case <-ctx.Done():
+		case <-ticker.C:
+		}
+	}
+}
+
+func (r *run) collect() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i, s := range r.Sandboxes {
+		for _, f := range s.Files().Files() {
+			if key := f.Name + f.Received.String(); !r.seen[i][key] {
+				r.seen[i][key] = true
+				r.files[i] = append(r.files[i], f)
+			}
+		}
+	}
+}
+
+// progress counts what has arrived so far.
+func (r *run) progress() (files, calls int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, list := range r.files {
+		files += len(list)
+	}
+	for _, traffic := range r.Sandboxes[0].API().Traffic() {
+		calls += traffic.Calls
+	}
+	return files, calls
+}
+
+// drain returns once nothing waits any more.
+func (r *run) drain(within time.Duration) {
+	r.t.Helper()
+	var left map[load.Queue]int
+	err := until(r.t.Context(), within, func(ctx context.Context) (err error) {
+		if left, err = load.Waiting(ctx, r.conn); err != nil {
+			return err
+		}
+		if len(left) > 0 {
+			return fmt.Errorf("%v wait", left)
+		}
+		return nil
+	})
+	if err != nil {
+		r.t.Errorf("the backlog does not drain: %v", err)
+	}
+	for _, s := range r.Sandboxes {
+		if err := s.Files().Settled(r.t.Context()); err != nil {
+			r.t.Error(err)
+		}
+	}
+	r.collect()
+}
+
+// until calls try until it returns nil.
+func until(ctx context.Context, within time.Duration, try func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("not within %v", within))
+	defer cancel()
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	var last error
+	for {
+		err := try(ctx)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", context.Cause(ctx), errors.Join(last, err))
+		case <-ticker.C:
+		}
+	}
+}
+
+// judged judges all that was seen.
+func (r *run) judged() judge.Verdict {
+	r.t.Helper()
+	left, err := load.Waiting(r.t.Context(), r.conn)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	e := judge.Evidence{
+		Jobs: r.load.Book.Jobs(), Updates: r.load.Book.Updates(), Consents: r.load.Book.Consents(),
+		Members:    r.members,
+		Arrivals:   r.Sandboxes[0].API().Arrivals(),
+		Subscriber: r.Sandboxes[0].API().Subscriber,
+		Dead:       r.deadLetters(),
+		Sends:      r.Sends(), Tenures: r.Tenures(), Accounts: r.accounts[plant.Attributes], Ceilings: r.layout.Ceilings,
+		Left: left,
+	}
+	for i := range r.layout.SFTP {
+		entries, err := os.ReadDir(r.Uploads(i))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		for _, entry := range entries {
+			if strings.HasPrefix(entry.Name(), ".") {
+				e.Temporaries = append(e.Temporaries, entry.Name())
+			}
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e.Files, e.Stalls = slices.Concat(r.files...), r.stalls
+	return judge.Judge(e)
+}
+
+// members returns a segment wherever it is.
+func (r *run) members(segment string) []string {
+	for _, s := range r.Sandboxes {
+		if phones := s.Files().Phones(segment); len(phones) > 0 {
+			return phones
+		}
+	}
+	return nil
+}
+
+func (r *run) deadLetters() []deadletter.Letter {
+	r.t.Helper()
+	store := deadletter.New(r.conn, "judge")
+	var all []deadletter.Letter
+	for l, err := range store.List(r.t.Context(), deadletter.Filter{}) {
+		if err == nil {
+			l, err = store.Get(r.t.Context(), l.ID)
+		}
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		all = append(all, l)
+	}
+	return all
+}
+
+// keys returns what the workers call the accounts, of each worker in the order
+// of the layout.
+func (r *run) keys() map[plant.Worker][]string {
+	r.t.Helper()
+	cfg, err := config.Load(r.ConfigFile())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	keys := make(map[plant.Worker][]string)
+	for _, c := range cfg.Credentials {
+		worker := plant.Attributes
+		if c.SFTP != nil {
+			worker = plant.Segment
+		}
+		keys[worker] = append(keys[worker], c.Account())
+	}
+	return keys
+}
+
+// logs shows the end of what each replica wrote.
+func (r *run) logs() {
+	const most = 6 << 10
+	logs := make(map[string]string)
+	for _, replica := range r.Replicas {
+		text, err := os.ReadFile(replica.Log())
+		if err != nil {
+			continue // never started
+		}
+		logs[filepath.Dir(replica.Log())] = string(text[max(len(text)-most, 0):])
+	}
+	for _, name := range slices.Sorted(maps.Keys(logs)) {
+		r.t.Logf("the last of %s:\n%s", name, logs[name])
+	}
+}

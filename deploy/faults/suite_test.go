@@ -1,0 +1,58 @@
+package faults_test
+
+import (
+	"flag"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"attentive.internal/deploy/faults/load"
+	"attentive.internal/deploy/faults/plant"
+)
+
+var (
+	seedFlag   = flag.Uint64("seed", 0, "seed of the faults and the load; 0 takes a new one")
+	faultsFlag = flag.Int("faults", 200, "how many faults")
+)
+
+// TestPromises does all kinds of harm to the workers, the broker and the network
+// while jobs and profiles are published and sent, then heals everything, and
+// judges what has arrived.
+func TestPromises(t *testing.T) {
+	seed := *seedFlag
+	for seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("seed %d: repeat with -seed %[1]d -faults %d", seed, *faultsFlag)
+	r := start(t, plant.Config{
+		Programs: programs(t),
+		Replicas: map[plant.Worker]int{plant.Segment: 3, plant.Attributes: 3},
+		Layout:   everything(),
+	})
+	r.publish(load.Config{Seed: seed, Backlog: 100})
+	r.harm(plan(seed, *faultsFlag, r.layout))
+	r.quiet()
+	r.drain(2 * time.Minute)
+	verdict := r.judged()
+	t.Logf("judged: %v", verdict)
+	for _, v := range verdict.Violations {
+		t.Error(v)
+	}
+}
+
+// everything is several accounts of both kinds, some with several destinations.
+func everything() plant.Layout {
+	return plant.Layout{
+		Lease: 2 * time.Second,
+		SFTP: [][]plant.Destination{
+			{{ID: "seg-a"}, {ID: "seg-b", Encrypted: true}},
+			{{ID: "seg-c", Encrypted: true}},
+		},
+		API: [][]plant.Destination{
+			{{ID: "att-a"}, {ID: "att-b"}},
+			{{ID: "att-c"}},
+			{{ID: "att-d"}},
+		},
+		Ceilings: plant.Ceilings{Attributes: 30, Subscribe: 8, Unsubscribe: 4},
+	}
+}

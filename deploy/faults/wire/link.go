@@ -1,0 +1,169 @@
+package wire
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// windowBytes is how much of one direction may wait: beyond it the sender waits,
+// as for an acknowledgement.
+const windowBytes = 256 << 10
+
+// pieceBytes is the most that is read at once.
+const pieceBytes = 32 << 10
+
+// link is one connection over a wire.
+type link struct {
+	wire           *Wire
+	client, server *net.TCPConn
+	once           sync.Once
+	over           chan struct{} // closed when nothing passes any more
+}
+
+func newLink(w *Wire, client, server *net.TCPConn) *link {
+	return &link{wire: w, client: client, server: server, over: make(chan struct{})}
+}
+
+// run returns once both directions have ended; closing ends them.
+func (l *link) run(closing <-chan struct{}) {
+	var work sync.WaitGroup
+	up, down := newFlow(), newFlow()
+	work.Go(func() { l.read(l.client, up, l.wire.cfg.Sent) })
+	work.Go(func() { l.write(l.server, up) })
+	work.Go(func() { l.read(l.server, down, nil) })
+	work.Go(func() { l.write(l.client, down) })
+	work.Go(func() {
+		select {
+		case <-closing:
+			l.reset()
+		case <-l.over:
+		}
+	})
+	work.Wait()
+}
+
+// read fills f until its source has ended.
+func (l *link) read(from *net.TCPConn, f *flow, sent func(time.Time, []byte)) {
+	for {
+		piece := make([]byte, pieceBytes)
+		n, err := from.Read(piece)
+		if n > 0 {
+			if sent != nil {
+				sent(time.Now(), piece[:n])
+			}
+			f.add(piece[:n], l.over)
+		}
+		switch {
+		case err == nil:
+		case errors.Is(err, io.EOF):
+			f.add(nil, l.over)
+			return
+		default: // what it sent and nobody has yet is lost
+			l.reset()
+			return
+		}
+	}
+}
+
+// write empties f, as fast as the wire lets it. When the source has ended well,
+// so does the link, once all has arrived.
+func (l *link) write(to *net.TCPConn, f *flow) {
+	for {
+		piece, ok := f.next(l.over)
+		if !ok {
+			return
+		}
+		select {
+		case <-l.wire.gate():
+		case <-l.over:
+			return
+		}
+		if piece == nil {
+			l.end(func(c *net.TCPConn) { _ = c.Close() })
+			return
+		}
+		if _, err := to.Write(piece); err != nil {
+			l.reset()
+			return
+		}
+	}
+}
+
+func (l *link) reset() { l.end(reset) }
+
+// end ends both connections in one way. They are of no further use, whatever
+// closing them says.
+func (l *link) end(how func(*net.TCPConn)) {
+	l.once.Do(func() {
+		close(l.over)
+		how(l.client)
+		how(l.server)
+	})
+}
+
+// reset closes c so that the other side sees a reset, and what waits is lost.
+func reset(c *net.TCPConn) {
+	_ = c.SetLinger(0) // c is being destroyed either way
+	_ = c.Close()
+}
+
+// flow is what waits in one direction.
+type flow struct {
+	mu      sync.Mutex // guards the rest
+	pieces  [][]byte   // nil for the end
+	bytes   int
+	changed chan struct{} // closed at the next change
+}
+
+func newFlow() *flow { return &flow{changed: make(chan struct{})} }
+
+func (f *flow) change() {
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// add waits for room, or for the end of the link.
+func (f *flow) add(piece []byte, over <-chan struct{}) {
+	for {
+		f.mu.Lock()
+		if f.bytes < windowBytes {
+			f.pieces = append(f.pieces, piece)
+			f.bytes += len(piece)
+			f.change()
+			f.mu.Unlock()
+			return
+		}
+		changed := f.changed
+		f.mu.Unlock()
+		select {
+		case <-changed:
+		case <-over:
+			return
+		}
+	}
+}
+
+// next waits for a piece and returns false at the end of the link.
+func (f *flow) next(over <-chan struct{}) (piece []byte, ok bool) {
+	for {
+		f.mu.Lock()
+		if len(f.pieces) > 0 {
+			piece = f.pieces[0]
+			f.pieces = f.pieces[1:]
+			f.bytes -= len(piece)
+			f.change()
+			f.mu.Unlock()
+			return piece, true
+		}
+		changed := f.changed
+		f.mu.Unlock()
+		select {
+		case <-changed:
+		case <-over:
+			return nil, false
+		}
+	}
+}

@@ -1,0 +1,218 @@
+// Package wire is the network between processes under test and what they talk
+// to. It can be cut, delayed, narrowed, reset and frozen, for one process at a
+// time, while all others go on.
+//
+//	process ──▶ Door ──▶ Wire: toxiproxy ──▶ server
+//
+// A Door is an address. Several processes may connect to one and the same, as
+// they would to a server on the internet, and each is led to a Wire of its own.
+// Cuts, delays and resets are toxiproxy's. A freeze is not: bytes that toxiproxy
+// has accepted are delivered whatever becomes of their sender, or are lost though
+// the connection lives on. Here what was sent into a freeze arrives when it is
+// over, unless the sender has reset the connection meanwhile, which is what TCP
+// does, and what a sender counts on that must not act late.
+package wire
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/Shopify/toxiproxy/v2"
+	"github.com/rs/zerolog"
+)
+
+// Network makes wires.
+type Network struct{ server *toxiproxy.ApiServer }
+
+// NewNetwork returns a Network without wires.
+func NewNetwork() *Network {
+	return &Network{toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())}
+}
+
+// Config says what a Wire is.
+type Config struct {
+	// Name tells it apart.
+	Name string
+	// Upstream is the host:port it leads to.
+	Upstream string
+	// Sent, unless nil, is told of each piece that a process has sent, when it
+	// was read from the process and before anything else becomes of it. It is
+	// called concurrently and must not keep the bytes.
+	Sent func(at time.Time, piece []byte)
+}
+
+// Wire leads from one process to one server. Its methods may be called
+// concurrently. Those that do harm return what undoes it, to be called once.
+type Wire struct {
+	cfg   Config
+	proxy *toxiproxy.Proxy
+
+	mu      sync.Mutex // guards the rest
+	cuts    int
+	freezes int
+	open    chan struct{} // closed while nothing is frozen
+	toxics  int           // added so far, to name them
+	links   map[*link]struct{}
+}
+
+// Wire returns a new wire that works. It must be closed.
+func (n *Network) Wire(cfg Config) (*Wire, error) {
+	w := &Wire{
+		cfg:   cfg,
+		proxy: toxiproxy.NewProxy(n.server, cfg.Name, anyPort, cfg.Upstream),
+		open:  make(chan struct{}),
+		links: make(map[*link]struct{}),
+	}
+	close(w.open)
+	if err := w.proxy.Start(); err != nil {
+		return nil, fmt.Errorf("start wire %s: %w", cfg.Name, err)
+	}
+	return w, nil
+}
+
+// anyPort is where a proxy listens: after a cut somewhere else, so that nobody
+// can have taken the port meanwhile.
+const anyPort = "127.0.0.1:0"
+
+// Close ends the wire and all connections over it.
+func (w *Wire) Close() {
+	w.proxy.Stop()
+	w.Drop()
+}
+
+// Cut ends all connections and refuses new ones.
+func (w *Wire) Cut() (mend func() error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.cuts++; w.cuts == 1 {
+		w.proxy.Stop()
+		w.drop()
+	}
+	return func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.cuts--; w.cuts > 0 {
+			return nil
+		}
+		w.proxy.Lock()
+		w.proxy.Listen = anyPort
+		w.proxy.Unlock()
+		return w.proxy.Start()
+	}
+}
+
+// Freeze lets nothing through and says so to nobody. New connections are
+// accepted, as by a server that the network still knows the way to.
+func (w *Wire) Freeze() (thaw func() error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.freezes++; w.freezes == 1 {
+		w.open = make(chan struct{})
+	}
+	return func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.freezes--; w.freezes == 0 {
+			close(w.open)
+		}
+		return nil
+	}
+}
+
+// Delay lets every piece arrive that much later, in both directions.
+func (w *Wire) Delay(by, jitter time.Duration) (undo func() error, err error) {
+	attributes := fmt.Sprintf(`{"latency": %d, "jitter": %d}`, by.Milliseconds(), jitter.Milliseconds())
+	return w.poison("latency", attributes, "upstream", "downstream")
+}
+
+// Narrow lets so many bytes a second through towards the server.
+func (w *Wire) Narrow(bytesPerSecond int) (undo func() error, err error) {
+	return w.poison("bandwidth", fmt.Sprintf(`{"rate": %d}`, max(bytesPerSecond/1000, 1)), "upstream")
+}
+
+// Reset resets each connection soon after anything is sent over it.
+func (w *Wire) Reset(after time.Duration) (undo func() error, err error) {
+	return w.poison("reset_peer", fmt.Sprintf(`{"timeout": %d}`, after.Milliseconds()), "upstream", "downstream")
+}
+
+// Swallow loses all that the server answers. Its connections end when it is
+// over.
+func (w *Wire) Swallow() (undo func() error, err error) {
+	return w.poison("timeout", `{"timeout": 0}`, "downstream")
+}
+
+// poison adds a toxic for each of the directions.
+func (w *Wire) poison(kind, attributes string, directions ...string) (undo func() error, err error) {
+	var names []string
+	for _, direction := range directions {
+		w.mu.Lock()
+		w.toxics++
+		name := fmt.Sprintf("%s-%d", kind, w.toxics)
+		w.mu.Unlock()
+		toxic := fmt.Sprintf(`{"name": %q, "type": %q, "stream": %q, "attributes": %s}`, name, kind, direction, attributes)
+		if _, err := w.proxy.Toxics.AddToxicJson(strings.NewReader(toxic)); err != nil {
+			return nil, fmt.Errorf("wire %s: add %s: %w", w.cfg.Name, kind, err)
+		}
+		names = append(names, name)
+	}
+	return func() error {
+		for _, name := range names {
+			if err := w.proxy.Toxics.RemoveToxic(context.Background(), name); err != nil {
+				return fmt.Errorf("wire %s: remove %s: %w", w.cfg.Name, name, err)
+			}
+		}
+		return nil
+	}, nil
+}
+
+// Drop resets all connections there are. What they hold is lost, as when the
+// machine at their end loses power.
+func (w *Wire) Drop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.drop()
+}
+
+func (w *Wire) drop() {
+	for l := range w.links {
+		l.reset()
+	}
+}
+
+// gate returns a channel that is closed while pieces may pass.
+func (w *Wire) gate() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.open
+}
+
+// carry leads a connection over the wire, and returns at its end or that of
+// the door.
+func (w *Wire) carry(client *net.TCPConn, closing <-chan struct{}) {
+	w.proxy.Lock()
+	address := w.proxy.Listen
+	w.proxy.Unlock()
+	dialled, err := net.DialTimeout("tcp", address, dialTimeout)
+	if err != nil {
+		reset(client)
+		return
+	}
+	l := newLink(w, client, dialled.(*net.TCPConn))
+	w.mu.Lock()
+	if w.cuts > 0 {
+		l.reset()
+	}
+	w.links[l] = struct{}{}
+	w.mu.Unlock()
+	l.run(closing)
+	w.mu.Lock()
+	delete(w.links, l)
+	w.mu.Unlock()
+}
+
+// dialTimeout is for an address of this very process.
+const dialTimeout = 5 * time.Second
