@@ -74,11 +74,6 @@ func (v *victims) release(r *plant.Replica) {
 func (r *run) harm(faults []fault) {
 	r.t.Helper()
 	h := &harm{run: r, began: time.Now()}
-	defer func() {
-		if r.t.Failed() {
-			r.t.Logf("history:\n%s", strings.Join(h.history, "\n"))
-		}
-	}()
 	r.t.Cleanup(func() {
 		if r.t.Failed() {
 			r.t.Logf("history:\n%s", strings.Join(h.history, "\n"))
@@ -122,7 +117,7 @@ func (h *harm) candidates(f fault) []*plant.Replica {
 		}
 	}
 	all = append(all[f.Replica%len(all):], all[:f.Replica%len(all)]...)
-	name := h.owner(f.Worker, f.Account)
+	name := h.ownerOf(f.Worker, f.Account)
 	for i, r := range all {
 		if r.Name == name {
 			all[0], all[i] = all[i], all[0]
@@ -131,8 +126,8 @@ func (h *harm) candidates(f fault) []*plant.Replica {
 	return all
 }
 
-// owner returns the replica that owns an account, as far as it is known.
-func (h *harm) owner(w plant.Worker, account int) (name string) {
+// ownerOf returns the replica that owns an account, as far as it is known.
+func (h *harm) ownerOf(w plant.Worker, account int) (name string) {
 	key := h.accounts[w][account]
 	for _, t := range h.Tenures() {
 		if t.Account == key {

@@ -77,8 +77,8 @@ func weights() []struct {
 
 // The pauses between two faults, and between two of the broker's nodes.
 const (
-	between      = 1000 * time.Millisecond
-	betweenNodes = 16 * time.Second
+	between      = 700 * time.Millisecond
+	betweenNodes = 25 * time.Second
 )
 
 // plan makes the faults that follow from a seed.

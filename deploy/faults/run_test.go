@@ -100,8 +100,8 @@ func start(t *testing.T, cfg plant.Config) *run {
 	return r
 }
 
-// publish begins the load.
-func (r *run) publish(cfg load.Config) {
+// connect lets the load be published.
+func (r *run) connect(cfg load.Config) {
 	r.t.Helper()
 	cfg.Template = plant.Template
 	cfg.Segments, cfg.Attributes = ids(r.layout.SFTP), ids(r.layout.API)
@@ -109,6 +109,10 @@ func (r *run) publish(cfg load.Config) {
 	if r.load, err = load.New(r.t.Context(), r.conn, cfg); err != nil {
 		r.t.Fatal(err)
 	}
+}
+
+// publish publishes as much as is worked, until quiet is called.
+func (r *run) publish() {
 	var ctx context.Context
 	ctx, r.stopLoad = context.WithCancel(r.t.Context())
 	r.publishing.Go(func() {
@@ -194,28 +198,40 @@ func (r *run) progress() (files, calls int) {
 	return files, calls
 }
 
-// drain returns once nothing waits any more.
-func (r *run) drain(within time.Duration) {
-	r.t.Helper()
-	var left map[load.Queue]int
-	err := until(r.t.Context(), within, func(ctx context.Context) (err error) {
-		if left, err = load.Waiting(ctx, r.conn); err != nil {
+// drained waits until no message waits any more, and every file is read. Then
+// it has each destination for segments work one more job: temporary files that
+// nobody needs are removed when the next job begins.
+func (r *run) drained(within time.Duration) error {
+	if err := r.empty(within); err != nil {
+		return err
+	}
+	for i := range ids(r.layout.SFTP) {
+		if !slices.ContainsFunc(r.Replicas, func(replica *plant.Replica) bool { return replica.Worker == plant.Segment }) {
+			break
+		}
+		if _, err := r.load.SegmentJob(r.t.Context(), i, 10); err != nil {
 			return err
 		}
-		if len(left) > 0 {
-			return fmt.Errorf("%v wait", left)
-		}
-		return nil
-	})
-	if err != nil {
-		r.t.Errorf("the backlog does not drain: %v", err)
 	}
-	for _, s := range r.Sandboxes {
-		if err := s.Files().Settled(r.t.Context()); err != nil {
-			r.t.Error(err)
+	return r.empty(within)
+}
+
+func (r *run) empty(within time.Duration) error {
+	err := until(r.t.Context(), within, func(ctx context.Context) error {
+		left, err := load.Waiting(ctx, r.conn)
+		if err == nil && len(left) > 0 {
+			err = fmt.Errorf("%v wait", left)
 		}
+		return err
+	})
+	for _, s := range r.Sandboxes {
+		err = errors.Join(err, s.Files().Settled(r.t.Context()))
 	}
 	r.collect()
+	if err != nil {
+		return fmt.Errorf("the backlog does not drain: %w", err)
+	}
+	return nil
 }
 
 // until calls try until it returns nil.

@@ -29,14 +29,20 @@ func TestPromises(t *testing.T) {
 		Replicas: map[plant.Worker]int{plant.Segment: 3, plant.Attributes: 3},
 		Layout:   everything(),
 	})
-	r.publish(load.Config{Seed: seed, Backlog: 100})
+	r.connect(load.Config{Seed: seed, Backlog: 100})
+	r.publish()
 	r.harm(plan(seed, *faultsFlag, r.layout))
 	r.quiet()
-	r.drain(2 * time.Minute)
+	if err := r.drained(2 * time.Minute); err != nil {
+		t.Error(err)
+	}
 	verdict := r.judged()
 	t.Logf("judged: %v", verdict)
 	for _, v := range verdict.Violations {
 		t.Error(v)
+	}
+	for _, note := range r.Notes() {
+		t.Error(note)
 	}
 }
 

@@ -44,6 +44,8 @@ type Load struct {
 
 	mu      sync.Mutex // guards the rest
 	waiting map[Queue]int
+	calls   uint64            // of exported methods that publish, each with a seed of its own
+	people  map[int][]*Person // that Updates updates
 }
 
 // New returns a Load over a connection to the broker, in which everything is
@@ -168,6 +170,14 @@ func (l *Load) room(ctx context.Context, k contract.Kind, destination string, mo
 			return
 		}
 	}
+}
+
+// random returns what an exported method chooses by.
+func (l *Load) random() *rand.Rand {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.calls++
+	return rand.New(rand.NewPCG(l.cfg.Seed, 1_000_000+l.calls))
 }
 
 // newID returns a UUID that follows from the seed.

@@ -9,6 +9,8 @@ const (
 	areaLive    = 214 // profiles published alone
 	areaRow     = 215 // profiles expanded from jobs
 	areaConsent = 216 // subscribes and unsubscribes
+	areaCalled  = 217 // what Updates publishes
+	areaNew     = 218 // what Subscribes publishes
 )
 
 // perDestination is how many people of one purpose a destination can have.

@@ -30,6 +30,38 @@ const (
 	rowPeople  = 25
 )
 
+// Updates publishes n updates of a few people, for the i-th destination.
+func (l *Load) Updates(ctx context.Context, i, n int) error {
+	l.mu.Lock()
+	if l.people == nil {
+		l.people = make(map[int][]*Person)
+	}
+	if l.people[i] == nil {
+		l.people[i] = newPeople(areaCalled, i, livePeople)
+	}
+	people := l.people[i]
+	l.mu.Unlock()
+	random := l.random()
+	for range n {
+		if err := l.set(ctx, l.cfg.Attributes[i], people[random.IntN(len(people))], random); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Subscribes publishes n subscribes of people who never did, for the i-th
+// destination.
+func (l *Load) Subscribes(ctx context.Context, i, n int) error {
+	random := l.random()
+	for range n {
+		if err := l.operation(ctx, i, phone(areaNew, i*perDestination+l.Book.marker()), Subscribe, random); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func newPeople(area, destination, n int) []*Person {
 	people := make([]*Person, n)
 	for i := range people {
@@ -182,19 +214,25 @@ func (l *Load) consent(ctx context.Context, i int, c *consents, random *rand.Ran
 	default:
 		operation, who = Unsubscribe, c.recent[random.IntN(len(c.recent))]
 	}
-	p := &attentivev1.Profile{Id: newID(random), Identifiers: &attentivev1.Identifiers{Phone: who}}
-	kind := contract.Subscribe
-	if p.Operation = (&attentivev1.Profile_Subscribe{Subscribe: &attentivev1.Subscribe{}}); operation == Unsubscribe {
-		kind = contract.Unsubscribe
-		p.Operation = &attentivev1.Profile_Unsubscribe{Unsubscribe: &attentivev1.Unsubscribe{}}
-	}
+	kind := contract.Kind(operation)
 	l.room(ctx, kind, destination, l.cfg.Backlog/8)
 	if pause(ctx, time.Duration(100+random.IntN(300))*time.Millisecond) != nil {
 		return nil
 	}
-	if err := l.profile(ctx, destination, p); err != nil {
+	return l.operation(ctx, i, who, operation, random)
+}
+
+// operation publishes one operation of a phone.
+func (l *Load) operation(ctx context.Context, i int, who string, o Operation, random *rand.Rand) error {
+	p := &attentivev1.Profile{Id: newID(random), Identifiers: &attentivev1.Identifiers{Phone: who}}
+	if o == Subscribe {
+		p.Operation = &attentivev1.Profile_Subscribe{Subscribe: &attentivev1.Subscribe{}}
+	} else {
+		p.Operation = &attentivev1.Profile_Unsubscribe{Unsubscribe: &attentivev1.Unsubscribe{}}
+	}
+	if err := l.profile(ctx, l.cfg.Attributes[i], p); err != nil {
 		return err
 	}
-	l.Book.consent(Consent{destination, who, operation})
+	l.Book.consent(Consent{l.cfg.Attributes[i], who, o})
 	return nil
 }

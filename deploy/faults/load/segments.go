@@ -17,26 +17,45 @@ const lists = 3
 
 // segments publishes one segment job: one list, or several at once.
 func (l *Load) segments(ctx context.Context, i int, random *rand.Rand) error {
-	destination := l.cfg.Segments[i]
-	l.room(ctx, contract.Segment, destination, l.cfg.Backlog/40+2)
+	l.room(ctx, contract.Segment, l.cfg.Segments[i], l.cfg.Backlog/40+2)
 	if pause(ctx, time.Duration(100+random.IntN(400))*time.Millisecond) != nil {
 		return nil
 	}
+	n := 1
+	if random.IntN(2) == 0 {
+		n = 2 + random.IntN(3)
+	}
+	rows := make([]int, n)
+	for g := range rows { // most are small, some take a while to upload
+		if rows[g] = 20 + random.IntN(100); random.IntN(6) == 0 {
+			rows[g] = 8_000
+		}
+	}
+	_, err := l.segmentJob(ctx, i, random, rows)
+	return err
+}
+
+// SegmentJob publishes a job of one list for each number of rows, for the i-th
+// destination.
+func (l *Load) SegmentJob(ctx context.Context, i int, rows ...int) (Job, error) {
+	return l.segmentJob(ctx, i, l.random(), rows)
+}
+
+func (l *Load) segmentJob(ctx context.Context, i int, random *rand.Rand, rows []int) (Job, error) {
+	destination := l.cfg.Segments[i]
 	job := &attentivev1.SegmentJob{Id: newID(random), Destination: destination, Template: l.cfg.Template}
 	stored := Job{ID: job.GetId(), Destination: destination}
-	n := 1
 	name := fmt.Sprintf("%sQ%d", destination, random.IntN(lists))
-	if random.IntN(2) == 0 {
+	if len(rows) == 1 {
 		job.Origin = &attentivev1.SegmentJob_Orchestration{Orchestration: &attentivev1.Orchestration{SegmentName: name}}
 	} else {
-		n = 2 + random.IntN(3)
 		name = fmt.Sprintf("%sC%d", destination, random.IntN(lists))
 		job.Origin = &attentivev1.SegmentJob_Campaign{Campaign: &attentivev1.Campaign{Name: name}}
 	}
-	for g := range n {
+	for g, n := range rows {
 		group := fmt.Sprintf("G%d", g)
-		list := l.list(i, random)
-		if list.Segment = name; n > 1 {
+		list := l.list(i, n, random)
+		if list.Segment = name; len(rows) > 1 {
 			list.Segment += group
 		}
 		stored.Lists = append(stored.Lists, list)
@@ -44,19 +63,15 @@ func (l *Load) segments(ctx context.Context, i int, random *rand.Rand) error {
 	}
 	sequence, err := l.store(ctx, contract.JobSubject(contract.Segment, destination), contract.MsgID(destination, job.GetId()), job)
 	if err != nil {
-		return err
+		return Job{}, err
 	}
 	stored.Sequence = sequence
 	l.Book.job(stored)
-	return nil
+	return stored, nil
 }
 
-// list makes an audience: most are small, some take a while to upload.
-func (l *Load) list(destination int, random *rand.Rand) List {
-	rows := 20 + random.IntN(100)
-	if random.IntN(6) == 0 {
-		rows = 8_000
-	}
+// list makes an audience.
+func (l *Load) list(destination, rows int, random *rand.Rand) List {
 	list := List{Marker: phone(areaMarker, destination*perDestination+l.Book.marker())}
 	first := random.IntN(perDestination - rows)
 	list.Phones = append(list.Phones, list.Marker)

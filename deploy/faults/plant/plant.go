@@ -61,6 +61,7 @@ type Plant struct {
 	mu      sync.Mutex // guards the rest
 	sends   []Send
 	tenures []Tenure
+	notes   []string
 	broken  []error
 }
 
@@ -82,9 +83,7 @@ func Start(ctx context.Context, cfg Config) (*Plant, error) {
 func (p *Plant) Close() error {
 	var errs []error
 	for _, r := range p.Replicas {
-		if running := r.running(); running != nil {
-			errs = append(errs, running.Thaw(), running.Kill())
-		}
+		errs = append(errs, r.end())
 	}
 	for _, n := range p.Nodes {
 		if n.process != nil {
@@ -205,13 +204,7 @@ func (p *Plant) startSandboxes(ctx context.Context) error {
 			return err
 		}
 		p.Sandboxes = append(p.Sandboxes, s)
-		p.work.Go(func() {
-			if err := s.Run(ctx); err != nil {
-				p.mu.Lock()
-				defer p.mu.Unlock()
-				p.broken = append(p.broken, err)
-			}
-		})
+		p.work.Go(func() { p.fail(s.Run(ctx)) })
 	}
 	return nil
 }
@@ -356,6 +349,28 @@ func (p *Plant) Tenures() []Tenure {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return append([]Tenure(nil), p.tenures...)
+}
+
+// Notes returns what the replicas did of themselves and should not have.
+func (p *Plant) Notes() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]string(nil), p.notes...)
+}
+
+func (p *Plant) note(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.notes = append(p.notes, text)
+}
+
+// fail keeps an error of the plant itself for Close.
+func (p *Plant) fail(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
+		p.broken = append(p.broken, err)
+	}
 }
 
 // pause waits, and fails when ctx ends before.

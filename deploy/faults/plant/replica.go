@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"attentive.internal/deploy/faults/wire"
 	"attentive.internal/deploy/process"
@@ -33,6 +34,7 @@ type Replica struct {
 	mu      sync.Mutex // guards the rest
 	process *process.Process
 	starts  int
+	wanted  bool // the process is to run
 }
 
 // Worker is one of the two programs.
@@ -53,6 +55,7 @@ func (r *Replica) Start(ctx context.Context) error {
 		return err
 	}
 	r.starts++
+	r.wanted = true
 	starts := r.starts
 	cmd := exec.CommandContext(ctx, r.program, "run", "--config", r.config(), "--ops-address", r.ops)
 	cmd.Stderr = &logbook{to: f, told: func(line Line) { r.plant.told(r, starts, line) }}
@@ -64,8 +67,24 @@ func (r *Replica) Start(ctx context.Context) error {
 	r.plant.work.Go(func() {
 		<-ended
 		_ = f.Close() // what is lost of a log is lost
+		r.again(ctx, starts)
 	})
 	return nil
+}
+
+// again starts the worker anew when it has ended by itself, as whatever runs it
+// in production does. That it has is noted: nothing here is a reason.
+func (r *Replica) again(ctx context.Context, starts int) {
+	r.mu.Lock()
+	wanted := r.wanted && r.starts == starts
+	r.mu.Unlock()
+	if !wanted || ctx.Err() != nil {
+		return
+	}
+	r.plant.note(fmt.Sprintf("%s ended by itself at %s", r.Name, time.Now().Format(time.StampMilli)))
+	if pause(ctx, time.Second) == nil {
+		r.plant.fail(r.Start(ctx))
+	}
 }
 
 // Log is the path of what the worker has written, over all its starts.
@@ -77,6 +96,7 @@ func (r *Replica) config() string { return filepath.Join(r.dir, "relay.yaml") }
 func (r *Replica) Kill() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.wanted = false
 	err := r.process.Kill()
 	for _, w := range r.wires() {
 		w.Drop()
@@ -87,8 +107,26 @@ func (r *Replica) Kill() error {
 // Stop asks the worker to stop, and returns when it has.
 func (r *Replica) Stop() error {
 	r.mu.Lock()
+	r.wanted = false
+	running := r.process
+	r.mu.Unlock()
+	select {
+	case <-running.Ended():
+		return nil // by itself, which is noted
+	default:
+		return running.Stop()
+	}
+}
+
+// end ends the process for good, whatever state it is in.
+func (r *Replica) end() error {
+	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.process.Stop()
+	r.wanted = false
+	if r.process == nil {
+		return nil
+	}
+	return r.process.Kill()
 }
 
 // Freeze stops the process where it is; Thaw lets it go on.

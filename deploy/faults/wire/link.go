@@ -31,6 +31,7 @@ func newLink(w *Wire, client, server *net.TCPConn) *link {
 func (l *link) run(closing <-chan struct{}) {
 	var work sync.WaitGroup
 	up, down := newFlow(), newFlow()
+	up.up = true
 	work.Go(func() { l.read(l.client, up, l.wire.cfg.Sent) })
 	work.Go(func() { l.write(l.server, up) })
 	work.Go(func() { l.read(l.server, down, nil) })
@@ -76,6 +77,9 @@ func (l *link) write(to *net.TCPConn, f *flow) {
 		if !ok {
 			return
 		}
+		if f.up {
+			l.wire.pass()
+		}
 		select {
 		case <-l.wire.gate():
 		case <-l.over:
@@ -112,6 +116,8 @@ func reset(c *net.TCPConn) {
 
 // flow is what waits in one direction.
 type flow struct {
+	up bool // to the server
+
 	mu      sync.Mutex // guards the rest
 	pieces  [][]byte   // nil for the end
 	bytes   int

@@ -56,6 +56,7 @@ type Wire struct {
 	freezes int
 	open    chan struct{} // closed while nothing is frozen
 	toxics  int           // added so far, to name them
+	trap    *trap         // nil when none is set
 	links   map[*link]struct{}
 }
 
@@ -110,16 +111,62 @@ func (w *Wire) Cut() (mend func() error) {
 func (w *Wire) Freeze() (thaw func() error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.freezes++; w.freezes == 1 {
-		w.open = make(chan struct{})
-	}
+	w.freeze()
 	return func() error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if w.freezes--; w.freezes == 0 {
-			close(w.open)
-		}
-		return nil
+		return w.thaw()
+	}
+}
+
+// freeze and thaw are called with the lock held.
+func (w *Wire) freeze() {
+	if w.freezes++; w.freezes == 1 {
+		w.open = make(chan struct{})
+	}
+}
+
+func (w *Wire) thaw() error {
+	if w.freezes == 0 {
+		return fmt.Errorf("wire %s: not frozen", w.cfg.Name)
+	}
+	if w.freezes--; w.freezes == 0 {
+		close(w.open)
+	}
+	return nil
+}
+
+// FreezeFrom lets n more pieces through to the server and then freezes: with the
+// next one on its way. Arrived is closed when that is so.
+func (w *Wire) FreezeFrom(n int) (arrived <-chan struct{}, thaw func() error) {
+	frozen := make(chan struct{})
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.trap = &trap{left: n, frozen: frozen}
+	return frozen, func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.trap = nil
+		return w.thaw()
+	}
+}
+
+// trap freezes a wire when left is negative.
+type trap struct {
+	left   int
+	frozen chan struct{}
+}
+
+// pass counts a piece on its way to the server.
+func (w *Wire) pass() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.trap == nil {
+		return
+	}
+	if w.trap.left--; w.trap.left == -1 {
+		w.freeze()
+		close(w.trap.frozen)
 	}
 }
 

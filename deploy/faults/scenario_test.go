@@ -1,0 +1,225 @@
+package faults_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"attentive.internal/deploy/faults/load"
+	"attentive.internal/deploy/faults/plant"
+	"attentive.internal/pkg/sandbox/api"
+)
+
+// scenario is a story that ends badly unless one particular thing is done right.
+type scenario struct {
+	name string
+	// worker has two replicas, the other none.
+	worker plant.Worker
+	play   func(*run) error
+}
+
+func scenarios() []scenario {
+	return []scenario{
+		{"owner dies with profiles in hand", plant.Attributes, dies},
+		{"owner is frozen and another takes over", plant.Attributes, frozen},
+		{"owner dies in the middle of a subscribe", plant.Attributes, diesSubscribing},
+		{"request of a frozen owner arrives during the upload of another", plant.Segment, arrivesLate},
+	}
+}
+
+// TestScenarios plays each story once. TestMutants shows that each can end badly.
+func TestScenarios(t *testing.T) {
+	built := programs(t)
+	for _, s := range scenarios() {
+		t.Run(s.name, func(t *testing.T) {
+			for _, v := range tell(t, s, built) {
+				t.Error(v)
+			}
+		})
+	}
+}
+
+// tell plays a story and returns what is wrong in the end.
+func tell(t *testing.T, s scenario, built map[plant.Worker]string) (wrong []string) {
+	t.Helper()
+	r := start(t, plant.Config{
+		Programs: built,
+		Replicas: map[plant.Worker]int{s.worker: 2},
+		Layout: plant.Layout{
+			Lease:    2 * time.Second,
+			SFTP:     [][]plant.Destination{{{ID: "seg"}}},
+			API:      [][]plant.Destination{{{ID: "att"}}},
+			Ceilings: plant.Ceilings{Attributes: 30, Subscribe: 10, Unsubscribe: 5},
+		},
+	})
+	r.connect(load.Config{Seed: 1})
+	if err := s.play(r); err != nil {
+		return []string{err.Error()}
+	}
+	if err := r.drained(40 * time.Second); err != nil {
+		wrong = append(wrong, err.Error())
+	}
+	for _, v := range r.judged().Violations {
+		wrong = append(wrong, v.String())
+	}
+	return append(wrong, r.Notes()...)
+}
+
+// patience is how long a step of a story may take.
+const patience = 30 * time.Second
+
+// owner waits until somebody owns the only account, beyond the tenures known
+// before, and returns who that is.
+func (r *run) owner(known int) (owner *plant.Replica, tenures int, err error) {
+	err = until(r.t.Context(), patience, func(context.Context) error {
+		all := r.Tenures()
+		if len(all) <= known {
+			return errors.New("nobody owns the account")
+		}
+		owner, tenures = r.Replica(all[len(all)-1].Replica), len(all)
+		return nil
+	})
+	return owner, tenures, err
+}
+
+// calls waits until n calls of an endpoint have arrived.
+func (r *run) calls(e api.Endpoint, n int) error {
+	return until(r.t.Context(), patience, func(context.Context) error {
+		for _, traffic := range r.Sandboxes[0].API().Traffic() {
+			if traffic.Endpoint == e && traffic.Calls >= n {
+				return nil
+			}
+		}
+		return fmt.Errorf("fewer than %d calls of %s", n, e)
+	})
+}
+
+// dies has the owner killed while it holds most of a backlog.
+func dies(r *run) error {
+	ctx := r.t.Context()
+	owner, _, err := r.owner(0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.load.Updates(ctx, 0, 200), r.calls(api.SetAttributes, 30), owner.Kill())
+}
+
+// frozen has the owner stand still until another has sent half of the backlog.
+func frozen(r *run) error {
+	ctx := r.t.Context()
+	owner, known, err := r.owner(0)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(r.load.Updates(ctx, 0, 300), r.calls(api.SetAttributes, 30), owner.Freeze())
+	if err != nil {
+		return err
+	}
+	if _, _, err := r.owner(known); err != nil {
+		return errors.Join(err, owner.Thaw())
+	}
+	return errors.Join(r.calls(api.SetAttributes, 120), owner.Thaw())
+}
+
+// diesSubscribing has one owner after the other die between a call and what they
+// make of its answer.
+func diesSubscribing(r *run) error {
+	ctx := r.t.Context()
+	slow := api.Fault{Endpoint: api.Subscribe, Delay: api.Duration(400 * time.Millisecond), Late: true}
+	if _, err := r.Sandboxes[0].API().AddFault(slow); err != nil {
+		return err
+	}
+	if err := r.load.Subscribes(ctx, 0, 60); err != nil {
+		return err
+	}
+	known, arrived := 0, 0
+	for range 3 {
+		owner, tenures, err := r.owner(known)
+		if err != nil {
+			return err
+		}
+		known, arrived = tenures, arrived+8
+		if err := errors.Join(r.calls(api.Subscribe, arrived), owner.Kill(), owner.Start(context.WithoutCancel(ctx))); err != nil {
+			return err
+		}
+	}
+	r.Sandboxes[0].API().ClearFaults()
+	return nil
+}
+
+// arrivesLate has the first owner's request to open a file travel for so long
+// that it arrives when the second owner uploads the same file of the same job.
+// The first is frozen meanwhile: it cannot take back what its machine has sent.
+func arrivesLate(r *run) (err error) {
+	ctx := r.t.Context()
+	owner, known, err := r.owner(0)
+	if err != nil {
+		return err
+	}
+	way := owner.Attentive[0]
+	near, err := way.Delay(300*time.Millisecond, 0)
+	if err != nil {
+		return err
+	}
+	job, err := r.load.SegmentJob(ctx, 0, 100, 12_000)
+	if err != nil {
+		return err
+	}
+	// Once the first file is whole, what follows is: close it, look at it, open
+	// the second. It goes on when the answer to its last bytes is there, so that
+	// there is time to set the trap.
+	if err := r.uploaded(job, 1, 100*len("+12120000000,segC0G0\n")); err != nil {
+		return err
+	}
+	arrived, thaw := way.FreezeFrom(2)
+	select {
+	case <-arrived:
+	case <-time.After(patience):
+		return errors.New("the second file is not opened")
+	}
+	err = errors.Join(owner.Freeze(), near())
+	defer func() { err = errors.Join(err, owner.Thaw()) }()
+	var undo []func() error
+	for _, other := range r.Replicas {
+		if other != owner {
+			narrow, narrowErr := other.Attentive[0].Narrow(60_000)
+			undo, err = append(undo, narrow), errors.Join(err, narrowErr)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if _, _, err := r.owner(known); err != nil {
+		return err
+	}
+	err = r.uploaded(job, 2, 100_000)
+	err = errors.Join(err, thaw())
+	for _, widen := range undo {
+		err = errors.Join(err, widen())
+	}
+	return err
+}
+
+// uploaded waits until so many bytes of a job's n-th file have arrived.
+func (r *run) uploaded(job load.Job, n, bytes int) error {
+	return until(r.t.Context(), patience, func(context.Context) error {
+		entries, err := os.ReadDir(r.Uploads(0))
+		if err != nil {
+			return err
+		}
+		for _, entry := range entries {
+			if !strings.HasPrefix(entry.Name(), ".") || !strings.HasSuffix(entry.Name(), fmt.Sprintf("%s.%d", job.ID, n)) {
+				continue
+			}
+			if info, err := os.Stat(filepath.Join(r.Uploads(0), entry.Name())); err == nil && info.Size() >= int64(bytes) {
+				return nil
+			}
+		}
+		return fmt.Errorf("file %d of job %s has not arrived", n, job.ID)
+	})
+}
