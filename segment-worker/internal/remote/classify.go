@@ -41,6 +41,15 @@ func unreachable(cfg Config, what string, err error) error {
 	return accountError(cfg, fault.Unreachable, "%s: %w; it is tried again by itself: if that lasts, check host name, port and firewall", what, opaque(err))
 }
 
+// broken is the error of a connection that ended for cause: its class, where it
+// has one, else that of a host that went away.
+func broken(cfg Config, what string, cause error) error {
+	if f, classified := errors.AsType[*fault.Error](cause); classified {
+		return &fault.Error{Class: f.Class, Scope: f.Scope, Reason: f.Reason, Wait: f.Wait, Err: fmt.Errorf("sftp %s: %s: %w", cfg.where(), what, cause)}
+	}
+	return unreachable(cfg, what, cause)
+}
+
 // secretMissing is a secret that cannot be read. err must not quote it.
 func secretMissing(cfg Config, name string, err error) error {
 	return accountError(cfg, fault.SecretMissing, "%s: %w; correct the reference in the credential", name, err)
@@ -59,11 +68,9 @@ func opaque(err error) error {
 // host that is too slow; anything else is the caller's own wish.
 func ended(ctx context.Context, cfg Config, what string) error {
 	cause := context.Cause(ctx)
-	if f, classified := errors.AsType[*fault.Error](cause); classified {
-		return &fault.Error{Class: f.Class, Scope: f.Scope, Reason: f.Reason, Wait: f.Wait, Err: fmt.Errorf("sftp %s: %s: %w", cfg.where(), what, cause)}
-	}
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return unreachable(cfg, what, cause)
+	_, classified := errors.AsType[*fault.Error](cause)
+	if classified || errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return broken(cfg, what, cause)
 	}
 	return fault.Interruptedf("sftp %s: %s: %w", cfg.where(), what, cause)
 }
@@ -75,7 +82,7 @@ func handshakeError(c *conn, known *knownHost, l *login, err error) error {
 		return accountError(cfg, fault.HostKeyUnknown, "%w", known.refused)
 	}
 	if cause := c.cause(); cause != nil {
-		return unreachable(cfg, "log in", cause)
+		return broken(cfg, "log in", cause)
 	}
 	if n, ok := errors.AsType[*ssh.AlgorithmNegotiationError](err); ok {
 		if l.asked || n.What != "host key" {
@@ -95,7 +102,7 @@ func (s *Session) classify(what string, err error) error {
 		return err
 	}
 	if cause := s.conn.cause(); cause != nil {
-		return unreachable(s.cfg, what, cause)
+		return broken(s.cfg, what, cause)
 	}
 	if connectionLost(err) {
 		s.lost.Store(true)

@@ -5,9 +5,13 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
+
+// errLate is a request that its time-out has caught up with.
+var errLate = errors.New("the time for the request was over before it was sent")
 
 // conn is a network connection that is given up when it stays silent, and that
 // remembers why it ended: the layers above report that as "connection lost".
@@ -18,6 +22,7 @@ type conn struct {
 	mu      sync.Mutex // guards what follows
 	rolling bool
 	failure error
+	limits  []time.Time // after the earliest nothing is written
 }
 
 func newConn(raw net.Conn, idle time.Duration) *conn { return &conn{Conn: raw, idle: idle} }
@@ -48,9 +53,36 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, c.note(err)
 }
 
+// until sets a time after which nothing is written, for as long as release is
+// not called. Timers do not suffice for that: a process that was frozen may
+// write before they fire.
+func (c *conn) until(limit time.Time) (release func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.limits = append(c.limits, limit)
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		i := slices.Index(c.limits, limit)
+		c.limits = slices.Delete(c.limits, i, i+1)
+	}
+}
+
+// late reports whether a limit has passed.
+func (c *conn) late() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	return slices.ContainsFunc(c.limits, now.After)
+}
+
 // Write writes p; a part of it that the network does not take within the idle
 // time ends the connection.
 func (c *conn) Write(p []byte) (int, error) {
+	if c.late() {
+		c.fail(errLate)
+		return 0, errLate
+	}
 	if c.rolls() {
 		if err := c.SetWriteDeadline(time.Now().Add(c.idle)); err != nil {
 			return 0, c.note(err)
@@ -94,8 +126,8 @@ func (c *conn) fail(cause error) {
 // abort closes the connection and discards what was not sent: nothing may
 // arrive later of what its owner has given up.
 func (c *conn) abort() {
-	if tcp, ok := c.Conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
+	if l, ok := c.Conn.(interface{ SetLinger(seconds int) error }); ok {
+		_ = l.SetLinger(0)
 	}
 	_ = c.Close() // a second close fails, which is fine
 }

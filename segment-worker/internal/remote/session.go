@@ -7,7 +7,8 @@
 //     connection on which nothing arrives is given up after IdleTimeout (a
 //     keepalive every 15 s makes a live host answer); a request that is not
 //     answered, after StallTimeout; and the end of a context closes the
-//     connection at once, unsent bytes discarded.
+//     connection at once, unsent bytes discarded. After the deadline of a
+//     context nothing is written, also by a process that was frozen meanwhile.
 //   - The host is known. Its key is one that was configured, and only key types
 //     that were configured are negotiated.
 //   - A password is sent at most once for each Dial, a private key offered once.
@@ -74,6 +75,9 @@ type Config struct {
 	KnownHosts string
 	// Folder is where all files are.
 	Folder string
+	// Fence returns a connection that ends when its account is no longer ours
+	// (Conn of owner.Tenure); nil for none. An error of it keeps its class.
+	Fence func(net.Conn) net.Conn
 
 	// DialTimeout covers everything until the session can be used; 30 s.
 	DialTimeout time.Duration
@@ -142,6 +146,9 @@ func Dial(ctx context.Context, cfg Config) (*Session, error) {
 		}
 		return nil, unreachable(cfg, "connect", err)
 	}
+	if cfg.Fence != nil {
+		raw = cfg.Fence(raw)
+	}
 	c := newConn(raw, cfg.IdleTimeout)
 	stop := context.AfterFunc(ctx, c.abort)
 	defer stop()
@@ -177,7 +184,7 @@ func start(c *conn, cfg Config, known *knownHost, login *login) (*Session, error
 	if err != nil {
 		_ = client.Close() // the connection is given up
 		if cause := c.cause(); cause != nil {
-			return nil, unreachable(cfg, "start sftp", cause)
+			return nil, broken(cfg, "start sftp", cause)
 		}
 		return nil, accountError(cfg, fault.LogInRefused, "start sftp: %v; the account needs the right to use SFTP", err)
 	}
@@ -239,6 +246,9 @@ func (s *Session) path(name string) string { return path.Join(s.cfg.Folder, name
 func (s *Session) exchange(ctx context.Context, what string, f func(w *watch) error) error {
 	if ctx.Err() != nil {
 		return ended(ctx, s.cfg, what)
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		defer s.conn.until(deadline)()
 	}
 	stop := context.AfterFunc(ctx, s.conn.abort)
 	w := startWatch(s)
