@@ -15,6 +15,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"attentive.internal/pkg/backoff"
 )
 
 // The oldest server that has ResetConsumer, without which no owner can bring
@@ -168,11 +170,33 @@ func (c *Conn) first(ctx context.Context, opt Options) error {
 	if err != nil {
 		return fmt.Errorf("connect to broker %s: %w", opt, err)
 	}
-	if _, err := js.AccountInfo(ctx); err != nil {
-		return fmt.Errorf("connect to broker %s: %w; enable JetStream on the server (nats-server -js) and for this account", opt, err)
+	if err := c.awaitJetStream(ctx, js); err != nil {
+		return fmt.Errorf("connect to broker %s: %w", opt, err)
 	}
 	c.JS = js
 	return nil
+}
+
+// awaitJetStream returns once JetStream has answered. A cluster without a leader
+// does not, and may be so for as long as an election takes.
+func (c *Conn) awaitJetStream(ctx context.Context, js jetstream.JetStream) error {
+	var said error
+	for {
+		_, err := js.AccountInfo(ctx)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+			return fmt.Errorf("%w; enable JetStream on the server (nats-server -js) and for this account", err)
+		}
+		if said == nil {
+			c.log.Warn("the broker is there and its JetStream is not yet: waiting", "err", err)
+			said = err
+		}
+		if backoff.Sleep(ctx, lastReconnectWait) != nil {
+			return fmt.Errorf("JetStream does not answer: %w; check that most members of the cluster run", said)
+		}
+	}
 }
 
 // remedy says what to do about a first connection that fails with err.

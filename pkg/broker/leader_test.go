@@ -1,0 +1,62 @@
+package broker_test
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/queuetest"
+)
+
+// told is a log that tells when anything was said.
+type told chan struct{}
+
+func (l told) Write(p []byte) (int, error) {
+	select {
+	case l <- struct{}{}:
+	default:
+	}
+	return len(p), nil
+}
+
+// A cluster that has lost most of its members answers pings and nothing else.
+func TestConnectWaitsForALeader(t *testing.T) {
+	t.Parallel()
+	c := queuetest.StartCluster(t)
+	before, err := broker.Connect(t.Context(), broker.Options{URL: c.Members[0].URL}, discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(before.NC.Close)
+	c.Members[1].Stop()
+	c.Members[2].Stop()
+	// The leader among them was known for a while longer.
+	for err == nil {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		_, err = before.JS.AccountInfo(ctx)
+		cancel()
+	}
+	said := make(told, 1)
+	opt := broker.Options{URL: c.Members[0].URL}
+	connected := make(chan error, 1)
+	go func() {
+		conn, err := broker.Connect(t.Context(), opt, slog.New(slog.NewTextHandler(said, nil)))
+		if err == nil {
+			err = conn.Close(t.Context())
+		}
+		connected <- err
+	}()
+	select {
+	case <-said:
+	case err := <-connected:
+		t.Fatalf("Connect = %v without a leader, want it to wait", err)
+	}
+
+	c.Members[1].Restart()
+	c.Members[2].Restart()
+	if err := <-connected; err != nil {
+		t.Errorf("Connect = %v once there is a leader", err)
+	}
+}
