@@ -20,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -44,6 +45,10 @@ type Config struct {
 	// Connections kept open between calls; zero means 64. It should be the
 	// number of calls that are under way together.
 	Connections int
+	// Fence returns a connection that ends when its account is no longer ours
+	// (Conn of owner.Tenure); nil for none. What it refuses counts as unsent, and
+	// a *fault.Error of it keeps its class.
+	Fence func(net.Conn) net.Conn
 }
 
 // Client makes calls with one API key. Its methods may be called concurrently.
@@ -58,8 +63,8 @@ type Client struct {
 // Gate stands before the first byte of a request: it calls write once and
 // returns its error, or returns an error without calling it. In the second case
 // the request is not sent, and its outcome is known. It must return when ctx
-// ends. A limiter's Do is one; a check of the lease's fence belongs into another.
-// A *fault.Error of the gate keeps its class.
+// ends. A limiter's Do is one; that enough lease is left for the call belongs into
+// another. A *fault.Error of the gate keeps its class.
 type Gate func(ctx context.Context, write func() error) error
 
 // New returns a Client. It does not connect.

@@ -69,10 +69,15 @@ func (c *Client) do(ctx context.Context, request call) (Result, error) {
 	}
 	timed, cancel := context.WithTimeoutCause(ctx, c.timeout, errTimeout)
 	defer cancel()
+	deadline, _ := timed.Deadline()
 	exchange := &exchange{gate: func(write func() error) error {
 		return c.gate(timed, func() error {
 			if err := timed.Err(); err != nil {
 				return err
+			}
+			// A process that was frozen may get here before the timer fires.
+			if time.Now().After(deadline) {
+				return context.DeadlineExceeded
 			}
 			return write()
 		})
@@ -164,11 +169,10 @@ func unanswered(ctx context.Context, x *exchange, failed *callError) error {
 		failed.err = context.Cause(ctx)
 		return &fault.Error{Class: fault.Interrupted, Err: failed}
 	}
-	if refusal == nil {
-		return classify(failed, 0)
+	if refusal != nil {
+		failed.err = refusal
 	}
-	failed.err = refusal
-	if given, ok := errors.AsType[*fault.Error](refusal); ok {
+	if given, ok := errors.AsType[*fault.Error](failed.err); ok {
 		classified := *given
 		classified.Err = failed
 		return &classified

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"attentive.internal/pkg/fault"
 )
 
 // idleConnection is how long a connection is kept without use: less than
@@ -26,6 +28,9 @@ func newTransport(cfg Config) *http.Transport {
 			c, err := dialer.DialContext(ctx, network, address)
 			if err != nil {
 				return nil, err
+			}
+			if cfg.Fence != nil {
+				c = cfg.Fence(c)
 			}
 			return &conn{Conn: c}, nil
 		},
@@ -47,7 +52,7 @@ type exchange struct {
 
 	mu      sync.Mutex // guards what follows
 	state   state
-	refusal error // of the gate
+	refusal error // of the gate or the fence
 	done    bool  // the answer has begun
 }
 
@@ -84,7 +89,8 @@ func (x *exchange) write(w net.Conn, p []byte) (n int, err error) {
 		}
 		return err
 	})
-	if err != nil && !passed {
+	_, classified := errors.AsType[*fault.Error](err)
+	if err != nil && (!passed || classified) {
 		x.mu.Lock()
 		x.refusal = err
 		x.mu.Unlock()
@@ -93,7 +99,7 @@ func (x *exchange) write(w net.Conn, p []byte) (n int, err error) {
 }
 
 // close forbids a write that has not begun. It returns whether one has, and why
-// the gate refused it if it did.
+// gate or fence refused it if they did.
 func (x *exchange) close() (sent bool, refusal error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -156,8 +162,8 @@ func (c *conn) Close() error {
 	x := c.current
 	c.mu.Unlock()
 	if x != nil && x.pending() {
-		if t, ok := c.Conn.(*net.TCPConn); ok {
-			_ = t.SetLinger(0) // closing is all that is left to do
+		if l, ok := c.Conn.(interface{ SetLinger(seconds int) error }); ok {
+			_ = l.SetLinger(0) // closing is all that is left to do
 		}
 	}
 	return c.Conn.Close()
