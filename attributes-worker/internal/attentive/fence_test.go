@@ -104,7 +104,7 @@ func TestFenceInTheMiddleOfAWrite(t *testing.T) {
 
 // frozen is the context of a call during which the process stood still until
 // after its deadline: no timer has fired yet.
-type frozen struct{ context.Context }
+type frozen struct{ context.Context } //nolint:containedctx // it is one itself
 
 func (frozen) Deadline() (time.Time, bool) { return time.Now().Add(-time.Nanosecond), true }
 

@@ -91,7 +91,7 @@ func TestFence(t *testing.T) {
 
 // frozen is the context of a request during which the process stood still until
 // after its deadline: no timer has fired yet.
-type frozen struct{ context.Context }
+type frozen struct{ context.Context } //nolint:containedctx // it is one itself
 
 func (frozen) Deadline() (time.Time, bool) { return time.Now().Add(-time.Nanosecond), true }
 
