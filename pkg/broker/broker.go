@@ -20,7 +20,11 @@
 // on top, still fits under the broker's default limit of 1 MiB.
 package broker
 
-import "attentive.internal/pkg/contract"
+import (
+	"strings"
+
+	"attentive.internal/pkg/contract"
+)
 
 // Streams.
 const (
@@ -67,4 +71,12 @@ func StreamOf(k contract.Kind) string {
 // Names of different pairs differ: no kind contains a hyphen.
 func ConsumerName(k contract.Kind, destination string) string {
 	return string(k) + "-" + destination
+}
+
+// ParseConsumerName returns the kind and destination that a consumer is named
+// after; ok is false for names that [ConsumerName] does not make.
+func ParseConsumerName(name string) (k contract.Kind, destination string, ok bool) {
+	kind, destination, _ := strings.Cut(name, "-")
+	a := contract.Address{Kind: contract.Kind(kind), Destination: destination}
+	return a.Kind, a.Destination, a.Workable()
 }

@@ -444,6 +444,15 @@ func TestMoreThanThousandConsumers(t *testing.T) {
 	}
 }
 
+func TestNamesOfOtherConsumers(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"", "segment", "segment-", "jobs-acme", "segment-Acme", "segment_acme"} {
+		if k, destination, ok := broker.ParseConsumerName(name); ok {
+			t.Errorf("ParseConsumerName(%q) = %q, %q, want that it is not ours", name, k, destination)
+		}
+	}
+}
+
 func TestEveryKindHasAPlace(t *testing.T) {
 	t.Parallel()
 	c := queuetest.Start(t).Conn(t)
@@ -455,6 +464,9 @@ func TestEveryKindHasAPlace(t *testing.T) {
 				t.Errorf("consumer name %q is used twice", name)
 			}
 			names[name] = true
+			if gotKind, gotDestination, ok := broker.ParseConsumerName(name); gotKind != k || gotDestination != destination || !ok {
+				t.Errorf("ParseConsumerName(%q) = %q, %q, %v", name, gotKind, gotDestination, ok)
+			}
 			subject := contract.JobSubject(k, destination)
 			if k.Profile() {
 				subject = contract.ProfileSubject(destination, k, contract.LiveJob)

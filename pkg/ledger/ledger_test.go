@@ -58,7 +58,7 @@ func TestBeginFindsWhatWasBegun(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := entry("a", "f1")
-	again.Sequence = 99 // a replay has a place of its own in the stream
+	again.Sequence = 99                                                // a replay has a place of its own in the stream
 	told := cmpopts.IgnoreFields(ledger.Entry{}, "Updated", "History") // that it was begun again
 	if diff := cmp.Diff(first.Entry(), begin(t, l, again).Entry(), protocmp.Transform(), told); diff != "" {
 		t.Errorf("begun again (-want +got):\n%s", diff)

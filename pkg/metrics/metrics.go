@@ -54,6 +54,7 @@ type Metrics struct {
 	blocked            *prometheus.GaugeVec
 	owned              *prometheus.GaugeVec
 	pgpKeyDaysLeft     *prometheus.GaugeVec
+	unclaimed          *prometheus.GaugeVec
 
 	known map[string]bool
 	ready atomic.Pointer[func() error]
@@ -156,6 +157,12 @@ func (m *Metrics) Owned(destination string) prometheus.Gauge {
 	return m.owned.WithLabelValues(m.label(destination))
 }
 
+// Unclaimed is how many messages of kind wait for destinations that no
+// configuration names. One process of a program looks; the others say 0.
+func (m *Metrics) Unclaimed(kind contract.Kind) prometheus.Gauge {
+	return m.unclaimed.WithLabelValues(string(kind))
+}
+
 // ProfilesSkipped counts the profiles acknowledged without a call of their own.
 func (m *Metrics) ProfilesSkipped(kind contract.Kind, destination string, cause Cause) prometheus.Counter {
 	return m.profilesSkipped.WithLabelValues(string(kind), m.label(destination), string(cause))
@@ -214,6 +221,8 @@ func (m *Metrics) register(r *registry) {
 		"1 while the work of a kind waits for the cause of a block to go away.", "kind", "destination", "scope", "reason")
 	m.owned = r.gauge("relay_owned", "boolean",
 		"1 while this process owns the destination.", "destination")
+	m.unclaimed = r.gauge("relay_unclaimed_messages", "messages",
+		"Messages for destinations that no configuration names; one process of a program looks.", "kind")
 	m.pgpKeyDaysLeft = r.gauge("relay_pgp_key_days_left", "days",
 		"Days until the first PGP key of the destination expires.", "destination")
 }
@@ -252,6 +261,7 @@ func (m *Metrics) create(d Destination) {
 	}
 	product(func(v ...string) { m.jobs.WithLabelValues(v...) }, jobs, ids, texts(outcomes()))
 	product(func(v ...string) { m.jobDuration.WithLabelValues(v...) }, jobs, ids)
+	product(func(v ...string) { m.unclaimed.WithLabelValues(v...) }, kinds)
 	product(func(v ...string) { m.attempts.WithLabelValues(v...) }, kinds, ids, classes())
 	product(func(v ...string) { m.rows.WithLabelValues(v...) }, kinds, ids, texts(stages()))
 	product(func(v ...string) { m.deadLetters.WithLabelValues(v...) }, kinds, ids, texts(fault.DeadLetterReasons()))
