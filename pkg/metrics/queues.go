@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"sync"
@@ -12,7 +13,9 @@ import (
 
 // Queue is what waits for one kind and destination, as the broker counts it.
 type Queue struct {
-	Kind        contract.Kind
+	Kind contract.Kind
+	// Destination is empty for all that the configuration does not name; only
+	// their dead letters are counted.
 	Destination string
 	// Depth counts the messages stored and not acknowledged, in flight or not.
 	Depth uint64
@@ -104,15 +107,18 @@ func (q *queues) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	gauge := func(desc *prometheus.Desc, value float64, of Queue) {
-		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, string(of.Kind), of.Destination)
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, string(of.Kind), cmp.Or(of.Destination, other))
 	}
 	for _, of := range list {
+		gauge(q.dead, float64(of.DeadLetters), of)
+		if of.Destination == "" {
+			continue
+		}
 		age := time.Duration(0)
 		if !of.Oldest.IsZero() {
 			age = max(0, now.Sub(of.Oldest)) // the broker's clock may be ahead of ours
 		}
 		gauge(q.depth, float64(of.Depth), of)
 		gauge(q.age, age.Seconds(), of)
-		gauge(q.dead, float64(of.DeadLetters), of)
 	}
 }

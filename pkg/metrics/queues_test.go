@@ -32,6 +32,26 @@ func shown(t *testing.T, reg prometheus.Gatherer) map[string]float64 {
 	return values
 }
 
+// TestOtherDestinations: of what no configuration names the dead letters are shown,
+// together, and nothing else.
+func TestOtherDestinations(t *testing.T) {
+	t.Parallel()
+	reg := prometheus.NewRegistry()
+	m := New(reg, destinations())
+	m.queues.set([]Queue{
+		{Kind: contract.Segment, Destination: "acme-segments", DeadLetters: 1},
+		{Kind: contract.Segment, DeadLetters: 2},
+	})
+	got := families(t, reg)
+	want := []string{"destination=_other kind=segment", "destination=acme-segments kind=segment"}
+	if diff := cmp.Diff(want, got["relay_dead_letters"]); diff != "" {
+		t.Errorf("relay_dead_letters (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(want[1:], got["relay_queue_depth"]); diff != "" {
+		t.Errorf("relay_queue_depth (-want +got):\n%s", diff)
+	}
+}
+
 func TestWatchQueues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reg := prometheus.NewRegistry()

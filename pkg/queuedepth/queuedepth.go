@@ -1,5 +1,6 @@
 // Package queuedepth asks the broker what waits: how many messages a queue
-// holds, how old the oldest is, and how many dead letters are stored.
+// holds, how old the oldest is, and how many dead letters are stored, those of
+// destinations that no configuration names included.
 //
 // The numbers are the broker's own, so they are true while nobody works a queue.
 // A queue that no worker ever owned has no consumer yet and is counted by its
@@ -12,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"attentive.internal/pkg/broker"
@@ -25,6 +27,7 @@ import (
 type Reader struct {
 	js     jetstream.JetStream
 	queues []metrics.Queue
+	kinds  []contract.Kind // of the dead letters that are counted
 }
 
 // New returns a reader of every kind of each destination.
@@ -33,12 +36,19 @@ func New(js jetstream.JetStream, destinations []metrics.Destination) *Reader {
 	for _, d := range destinations {
 		for _, k := range d.Kinds {
 			r.queues = append(r.queues, metrics.Queue{Kind: k, Destination: d.ID})
+			r.kinds = append(r.kinds, k)
 		}
 	}
+	if slices.ContainsFunc(r.kinds, contract.Kind.Profile) {
+		r.kinds = append(r.kinds, contract.Unknown)
+	}
+	slices.Sort(r.kinds)
+	r.kinds = slices.Compact(r.kinds)
 	return r
 }
 
-// Read returns what each queue holds now. The queues are read one after the
+// Read returns what each queue holds now, and for each kind the dead letters of
+// all other destinations. The queues are read one after the
 // other, not at one moment. Either all are read, or an error names the one that
 // could not be.
 func (r *Reader) Read(ctx context.Context) ([]metrics.Queue, error) {
@@ -48,11 +58,22 @@ func (r *Reader) Read(ctx context.Context) ([]metrics.Queue, error) {
 	}
 	list := make([]metrics.Queue, 0, len(r.queues))
 	for _, q := range r.queues {
-		q.DeadLetters = dead[contract.Address{Kind: q.Kind, Destination: q.Destination}]
+		address := contract.Address{Kind: q.Kind, Destination: q.Destination}
+		q.DeadLetters = dead[address]
+		delete(dead, address)
 		if err := r.read(ctx, &q); err != nil {
 			return nil, fmt.Errorf("read queue %s of destination %q: %w", q.Kind, q.Destination, err)
 		}
 		list = append(list, q)
+	}
+	for _, k := range r.kinds {
+		others := metrics.Queue{Kind: k}
+		for address, n := range dead {
+			if address.Kind == k {
+				others.DeadLetters += n
+			}
+		}
+		list = append(list, others)
 	}
 	return list, nil
 }

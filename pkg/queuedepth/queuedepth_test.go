@@ -26,21 +26,33 @@ func destinations() []metrics.Destination {
 	}
 }
 
-// queues reads and indexes what was read.
+// queues reads and indexes what was read of the destinations.
 func queues(t *testing.T, r *queuedepth.Reader) map[contract.Kind]metrics.Queue {
+	t.Helper()
+	byKind, _ := read(t, r)
+	return byKind
+}
+
+// read reads and indexes what was read: of the destinations, and the dead letters
+// of all others.
+func read(t *testing.T, r *queuedepth.Reader) (byKind map[contract.Kind]metrics.Queue, others map[contract.Kind]uint64) {
 	t.Helper()
 	list, err := r.Read(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	byKind := make(map[contract.Kind]metrics.Queue)
+	byKind, others = make(map[contract.Kind]metrics.Queue), make(map[contract.Kind]uint64)
 	for _, q := range list {
+		if q.Destination == "" {
+			others[q.Kind] = q.DeadLetters
+			continue
+		}
 		if _, twice := byKind[q.Kind]; twice {
 			t.Errorf("%s is listed twice", q.Kind)
 		}
 		byKind[q.Kind] = q
 	}
-	return byKind
+	return byKind, others
 }
 
 // publish stores one message on each subject and returns the broker's time of the first.
@@ -89,9 +101,12 @@ func TestRead(t *testing.T) {
 		contract.DeadSubject(contract.Segment, "acme-segments", "job-1"),
 		contract.DeadSubject(contract.Segment, "acme-segments", "job-2"),
 		contract.DeadSubject(contract.Segment, "gone", "job-3"),
+		contract.DeadSubject(contract.Segment, "gone", "job-4"),
+		contract.DeadSubject(contract.Segment, "acme-attributes", "job-5"),
+		contract.DeadSubject("delete", "acme-attributes", "live"),
 		contract.DeadSubject(contract.Unsubscribe, "acme-attributes", "live"))
 
-	got := queues(t, r)
+	got, others := read(t, r)
 	want := map[contract.Kind]metrics.Queue{
 		contract.Segment:     {Kind: contract.Segment, Destination: "acme-segments", Depth: 2, Oldest: segment, DeadLetters: 2},
 		contract.Expand:      {Kind: contract.Expand, Destination: "acme-attributes"},
@@ -101,6 +116,12 @@ func TestRead(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateApproxTime(0)); diff != "" {
 		t.Errorf("queues that nobody works (-want +got):\n%s", diff)
+	}
+	wantOthers := map[contract.Kind]uint64{
+		contract.Segment: 3, contract.Expand: 0, contract.Attributes: 0, contract.Subscribe: 0, contract.Unsubscribe: 0, contract.Unknown: 1,
+	}
+	if diff := cmp.Diff(wantOthers, others); diff != "" {
+		t.Errorf("dead letters of other destinations (-want +got):\n%s", diff)
 	}
 }
 
