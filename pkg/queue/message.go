@@ -185,4 +185,5 @@ func (c *Consumer) settle(m *Message) {
 	}
 	m.state = settled
 	m.notify()
+	c.tell()
 }

@@ -27,6 +27,26 @@
 // for: the broker numbers its deliveries, and a session ends at the first gap,
 // before the message behind the gap is handed over.
 //
+// A replica of the stream removes acknowledged messages when it hears of the
+// ack, and until then a reset brings them back. A session does not take its own
+// for new. A new owner after one that has let go waits a second first, if there
+// is anything to reset; what comes back later than that was perhaps done, which
+// is true of all that is [Message.Inherited].
+//
+// A message that kills its worker each time is found out by the deaths of
+// owners:
+//
+//	owner died, messages in hand ─▶ another died before these were done ─▶ a third
+//	                                                                         │
+//	all these are done ◀── suspects, one at a time ◀─────────────────────────┘
+//	                              │
+//	                              └─ a suspect at work as three owners died ─▶ given up
+//
+// Owners that die of something else at random do no harm to a message: it has to
+// be at work, alone, each of three times. But one that takes so long that its
+// owner is killed before it ends, six times and more in a row, is given up too.
+// See [Message.Work] for what counts as being at work, and [Quarantine].
+//
 // The pull requests are made here and not by the client library's Consume,
 // which pulls again by itself after a reconnect, before the reset; and which
 // takes a message without payload but with a header "Status" for the broker's
@@ -70,6 +90,23 @@ type Config struct {
 	// Slots is the most messages held at a time, and the MaxAckPending of the
 	// consumer; at least 1. A message can have 768 KiB.
 	Slots int
+	// Tenure is the ownership of the destination. Without one nobody is told
+	// what is in flight, and nothing is known of an earlier owner.
+	Tenure tenure
+	// Quarantine is shared with all consumers of the process. Without one,
+	// messages that kill their worker are not looked for.
+	Quarantine *Quarantine
+}
+
+// tenure is what is asked of an [owner.Tenure]. Tests have owners die without
+// waiting for leases to run out.
+type tenure interface {
+	// Begin says that something is in flight, until end is called.
+	Begin() (end func())
+	// Orphaned reports whether the owner before did not release.
+	Orphaned() bool
+	// Predecessor names the process that was owner before; empty for none.
+	Predecessor() string
 }
 
 // Consumer receives the messages of one kind for one destination.
@@ -99,6 +136,10 @@ type Consumer struct {
 	held int
 	// session is the latest one.
 	session *session
+	// suspicion is set by the first session that opens.
+	suspicion *suspicion
+	// land ends what the tenure was told to be in flight; nil: nothing was.
+	land func()
 }
 
 // position is a place in the stream. The time tells two messages apart that
@@ -158,6 +199,9 @@ func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, m *
 		case errors.Is(err, errLost): // logged by the connection
 			failures = 0
 			continue
+		case errors.Is(err, errInnocent):
+			c.log.Info("all that a worker may have died of is done: the queue is worked as usual")
+			continue
 		}
 		if time.Since(began) > steady {
 			failures = 0
@@ -175,6 +219,23 @@ func (c *Consumer) stop() {
 	c.stopped = true
 	for _, m := range c.known {
 		m.notify()
+	}
+	c.tell()
+}
+
+// tell tells the tenure whether anything is in flight; the lock is held. What is
+// acknowledged after Run is in the hands of one who winds up.
+func (c *Consumer) tell() {
+	if c.cfg.Tenure == nil {
+		return
+	}
+	busy := !c.stopped && len(c.known)+c.held > 0
+	switch {
+	case busy && c.land == nil:
+		c.land = c.cfg.Tenure.Begin()
+	case !busy && c.land != nil:
+		c.land()
+		c.land = nil
 	}
 }
 

@@ -79,10 +79,17 @@ type worker struct {
 
 func start(t *testing.T, c *broker.Conn, slots int) *worker {
 	t.Helper()
+	return startWith(t, c, queue.Config{Slots: slots})
+}
+
+// startWith runs a consumer with what else cfg says.
+func startWith(t *testing.T, c *broker.Conn, cfg queue.Config) *worker {
+	t.Helper()
+	cfg.Kind, cfg.Destination = kind, destination
 	ctx, cancel := context.WithCancel(t.Context())
 	w := &worker{
 		t:        t,
-		consumer: queue.New(c, queue.Config{Kind: kind, Destination: destination, Slots: slots}, discard()),
+		consumer: queue.New(c, cfg, discard()),
 		messages: make(chan *queue.Message, 1<<20),
 		ended:    make(chan struct{}),
 	}

@@ -107,6 +107,7 @@ func (c *Consumer) admit(msg *nats.Msg, meta *nats.MsgMetadata) {
 	}
 	m = c.message(msg, meta)
 	c.known[m.Sequence] = m
+	c.tell()
 	if m.position().before(c.newest) {
 		// All up to the newest were handed over, and this one is not known any
 		// more: its ack was confirmed, and forgotten by the broker since.
@@ -165,10 +166,15 @@ func (c *Consumer) first(s *session) *Message {
 	for len(c.queue) > 0 && c.queue[0].state == settled {
 		c.queue = c.queue[1:]
 	}
-	if s.over || len(c.queue) == 0 || c.held >= c.cfg.Slots {
+	if s.over || len(c.queue) == 0 || c.held >= c.slots() {
 		return nil
 	}
 	m := c.queue[0]
+	if c.acquits(m) {
+		s.over = true
+		s.fail(errInnocent)
+		return nil
+	}
 	c.queue[0] = nil
 	c.queue = c.queue[1:]
 	m.state = held

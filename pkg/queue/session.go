@@ -27,13 +27,15 @@ const (
 	// maxBatch bounds the messages asked for at a time.
 	maxBatch = 512
 	// settleTime is for the replicas of a stream to catch up with the acks of
-	// an earlier owner; acknowledged messages came back within 20 ms.
+	// an owner that has just let go; acknowledged messages came back within 20 ms.
 	settleTime = time.Second
 )
 
 var (
 	// errLost ends a session that lost its connection.
 	errLost = errors.New("connection lost")
+	// errInnocent ends a session when its suspects are done.
+	errInnocent = errors.New("no suspects are left")
 	// errForeign means that the consumer there is not ours.
 	errForeign = errors.New("the consumer was made by something else; delete it, and what waits is delivered from the beginning")
 )
@@ -68,7 +70,7 @@ func (c *Consumer) runSession(ctx context.Context, handle func(context.Context, 
 	}
 	lost := c.conn.Lost()
 	work, fail := context.WithCancelCause(ctx)
-	s := &session{inbox: c.conn.NC.NewInbox(), batch: min(c.cfg.Slots, maxBatch), fail: fail}
+	s := &session{inbox: c.conn.NC.NewInbox(), fail: fail}
 	s.valid, s.void = context.WithCancel(context.WithoutCancel(ctx))
 
 	var started sync.WaitGroup
@@ -123,13 +125,24 @@ func (c *Consumer) open(ctx context.Context, s *session) error {
 		return fmt.Errorf("stream %q: %w", broker.StreamOf(c.cfg.Kind), err)
 	}
 	s.stream = stream
-	first := c.meet(stream.CachedInfo())
-	info, err := c.ensure(ctx, stream)
+	c.meet(stream.CachedInfo())
+	info, err := c.find(ctx, stream)
 	if err != nil {
 		return fmt.Errorf("consumer %q: %w", c.name(), err)
 	}
+	first := c.suspicion == nil // only sessions change it, one after the other
+	if first {
+		found, err := c.investigate(ctx, stream, info)
+		if err != nil {
+			return fmt.Errorf("find out what the owner before died of: %w", err)
+		}
+		c.suspect(found)
+	}
+	if info, err = c.adapt(ctx, stream, info); err != nil {
+		return fmt.Errorf("consumer %q: %w", c.name(), err)
+	}
 	if info.NumAckPending > 0 {
-		if first && stream.CachedInfo().Config.Replicas > 1 {
+		if first && c.released() && stream.CachedInfo().Config.Replicas > 1 {
 			pause(ctx, settleTime)
 		}
 		reset, err := stream.ResetConsumer(ctx, c.name())
@@ -142,11 +155,17 @@ func (c *Consumer) open(ctx context.Context, s *session) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
+	s.batch = min(c.slots(), maxBatch)
 	s.next, s.outstanding, s.heard, s.delivered = info.Delivered.Consumer+1, s.batch, now, now
 	s.pull = c.pull(s.inbox)
 	c.session = s
 	return nil
 }
+
+// released reports whether the owner before may have let go a moment ago, and
+// acknowledged messages until then. Whoever waited for a lease to run out has
+// given the replicas more time than they need.
+func (c *Consumer) released() bool { return c.cfg.Tenure == nil || !c.cfg.Tenure.Orphaned() }
 
 // pull returns a function that asks for n messages, to be sent to inbox.
 func (c *Consumer) pull(inbox string) func(n int) error {
@@ -166,14 +185,12 @@ func (c *Consumer) pull(inbox string) func(n int) error {
 
 func (c *Consumer) name() string { return broker.ConsumerName(c.cfg.Kind, c.cfg.Destination) }
 
-// meet compares the stream with the one of earlier sessions and reports
-// whether this is the first. What was held of a stream that was deleted is
-// gone; another one starts counting anew.
-func (c *Consumer) meet(info *jetstream.StreamInfo) (first bool) {
+// meet compares the stream with the one of earlier sessions. What was held of a
+// stream that was deleted is gone; another one starts counting anew.
+func (c *Consumer) meet(info *jetstream.StreamInfo) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	first = c.created.IsZero()
-	if first {
+	if c.created.IsZero() {
 		c.oldest = info.State.LastSeq
 	} else if !c.created.Equal(info.Created) {
 		for _, m := range c.known {
@@ -182,20 +199,26 @@ func (c *Consumer) meet(info *jetstream.StreamInfo) (first bool) {
 		c.newest, c.oldest = position{}, 0
 	}
 	c.created = info.Created
-	return first
 }
 
-// ensure returns the consumer's state after creating it or adapting its limits.
-func (c *Consumer) ensure(ctx context.Context, stream jetstream.Stream) (*jetstream.ConsumerInfo, error) {
-	want := jetstream.ConsumerConfig{
+// wanted is the consumer as it should be.
+func (c *Consumer) wanted() jetstream.ConsumerConfig {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return jetstream.ConsumerConfig{
 		Durable:       c.name(),
 		AckPolicy:     jetstream.AckExplicitPolicy,
 		DeliverPolicy: jetstream.DeliverAllPolicy,
 		FilterSubject: contract.ConsumerFilter(c.cfg.Kind, c.cfg.Destination),
 		AckWait:       ackWait,
 		MaxDeliver:    -1,
-		MaxAckPending: c.cfg.Slots,
+		MaxAckPending: c.slots(),
 	}
+}
+
+// find returns the state of the consumer, which it creates if need be.
+func (c *Consumer) find(ctx context.Context, stream jetstream.Stream) (*jetstream.ConsumerInfo, error) {
+	want := c.wanted()
 	consumer, err := stream.Consumer(ctx, c.name())
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		consumer, err = stream.CreateConsumer(ctx, want)
@@ -209,8 +232,14 @@ func (c *Consumer) ensure(ctx context.Context, stream jetstream.Stream) (*jetstr
 		// Changing the filter of a live consumer strands messages.
 		return nil, fmt.Errorf("it filters on %q, want %q: %w", got.FilterSubject, want.FilterSubject, errForeign)
 	}
+	return info, nil
+}
+
+// adapt changes the limits of the consumer to those that are wanted now.
+func (c *Consumer) adapt(ctx context.Context, stream jetstream.Stream, info *jetstream.ConsumerInfo) (*jetstream.ConsumerInfo, error) {
+	got, want := info.Config, c.wanted()
 	if got.AckWait != want.AckWait || got.MaxDeliver != want.MaxDeliver || got.MaxAckPending != want.MaxAckPending {
-		consumer, err = stream.UpdateConsumer(ctx, want)
+		consumer, err := stream.UpdateConsumer(ctx, want)
 		if err != nil {
 			return nil, err
 		}
