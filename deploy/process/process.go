@@ -81,6 +81,12 @@ func (p *Process) Stop() error {
 	if err := p.Ask(); err != nil {
 		return err
 	}
+	return p.Wait()
+}
+
+// Wait waits until the process has ended. It is an error when it does not end
+// well.
+func (p *Process) Wait() error {
 	<-p.ended
 	if p.err != nil {
 		return fmt.Errorf("%s: %w; it said:\n%s", p.name(), p.err, p.output.text())

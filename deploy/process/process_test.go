@@ -45,8 +45,10 @@ func TestStop(t *testing.T) {
 		want         []string // in the error; none: no error
 	}{
 		{"ends well", `trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done`, nil},
-		{"ends badly", `trap 'echo the lease was not released >&2; exit 3' TERM; echo up; while :; do sleep 0.01; done`,
-			[]string{"sh: exit status 3", "the lease was not released"}},
+		{
+			"ends badly", `trap 'echo the lease was not released >&2; exit 3' TERM; echo up; while :; do sleep 0.01; done`,
+			[]string{"sh: exit status 3", "the lease was not released"},
+		},
 		{"ends by the signal", `echo up; while :; do sleep 0.01; done`, []string{"sh: signal: terminated"}},
 	}
 	for _, tt := range tests {
