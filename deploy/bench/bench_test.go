@@ -21,12 +21,12 @@ import (
 )
 
 // TestMain lets the test binary play the processes that the program starts: a
-// broker, and a worker that behaves as RELAY_BENCH_WORKER says.
+// broker, a receiver, and a worker that behaves as RELAY_BENCH_WORKER says.
 func TestMain(m *testing.M) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	switch {
-	case len(os.Args) > 1 && os.Args[1] == "broker":
+	case len(os.Args) > 1 && (os.Args[1] == "broker" || os.Args[1] == "receiver"):
 		os.Exit(exitCode(command(benchmarks()).ExecuteContext(ctx)))
 	case os.Getenv("RELAY_BENCH_WORKER") != "":
 		os.Exit(playWorker(ctx, os.Getenv("RELAY_BENCH_WORKER"), os.Args[3]))
@@ -72,7 +72,7 @@ func fakes() []benchmark {
 			peer, ratio := "gpg", 1.25
 			report(result{
 				Name: "fake/rows", Value: 1234.567, Unit: "ms", Goal: "<= 300 ms", Met: met,
-				Peer: &peer, Ratio: &ratio, Min: 1, Median: 1234.567, Max: 2000,
+				Peer: &peer, Ratio: &ratio, Runs: 7, Min: 1, Median: 1234.567, P99: 1999, Max: 2000,
 			})
 			return nil
 		}
@@ -105,7 +105,7 @@ func TestCommandLine(t *testing.T) {
 		says []string // regular expressions, in the output or in the error
 	}{
 		{"list", []string{"--list"}, 0, []string{`good +meets its goal`, `slow +misses`, `broken +fails`}},
-		{"a goal met", []string{"good"}, 0, []string{`benchmark +value`, `fake/rows +1234\.57 ms +<= 300 ms +yes +gpg +1\.25 +1 +1234\.57 +2000`}},
+		{"a goal met", []string{"good"}, 0, []string{`benchmark +value`, `fake/rows +1234\.57 ms +<= 300 ms +yes +gpg +1\.25 +7 +1 +1234\.57 +1999 +2000`}},
 		{"a goal missed", []string{"good", "slow"}, 1, []string{`yes`, `no`, `a goal was missed`}},
 		{"a broken benchmark is named", []string{"broken", "good"}, 1, []string{`benchmark "broken": no disk`}},
 		{"unknown name", []string{"fast"}, 2, []string{`no benchmark "fast"; there are: good, slow, broken`}},
@@ -148,7 +148,7 @@ func TestJSON(t *testing.T) {
 	}
 	want := map[string]any{
 		"name": "fake/rows", "value": 1234.567, "unit": "ms", "goal": "<= 300 ms", "met": false,
-		"peer": "gpg", "ratio": 1.25, "min": 1.0, "median": 1234.567, "max": 2000.0,
+		"peer": "gpg", "ratio": 1.25, "runs": 7.0, "min": 1.0, "median": 1234.567, "p99": 1999.0, "max": 2000.0,
 	}
 	if len(got) != 2 {
 		t.Fatalf("%d lines, want 2:\n%s", len(got), out)
@@ -158,7 +158,7 @@ func TestJSON(t *testing.T) {
 	}
 }
 
-func TestAtMost(t *testing.T) {
+func TestGoals(t *testing.T) {
 	t.Parallel()
 	ms := func(n ...int) (runs []time.Duration) {
 		for _, n := range n {
@@ -166,29 +166,51 @@ func TestAtMost(t *testing.T) {
 		}
 		return runs
 	}
+	var hundred, more []int
+	for n := 100; n > 0; n-- {
+		hundred, more = append(hundred, n), append(more, n, n)
+	}
 	tests := []struct {
-		name             string
-		runs             []time.Duration
-		min, median, max float64
-		met              bool
+		name                  string
+		runs                  []time.Duration
+		min, median, p99, max float64
+		met, eachMet          bool
 	}{
-		{"one run", ms(300), 300, 300, 300, true},
-		{"odd, unsorted", ms(500, 100, 200), 100, 200, 500, true},
-		{"even", ms(400, 100, 300, 301), 100, 300.5, 400, false},
-		{"a single outlier does not decide", ms(10, 10, 9000), 10, 10, 9000, true},
+		{"one run", ms(300), 300, 300, 300, 300, true, true},
+		{"odd, unsorted", ms(500, 100, 200), 100, 200, 500, 500, true, false},
+		{"even", ms(400, 100, 300, 301), 100, 300.5, 400, 400, false, false},
+		{"a single outlier does not decide the median", ms(10, 10, 9000), 10, 10, 9000, 9000, true, false},
+		{"a hundred", ms(hundred...), 1, 50.5, 99, 100, true, true},
+		{"two hundred", ms(more...), 1, 50.5, 99, 100, true, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			got := atMost("x", tt.runs, 300*time.Millisecond)
 			want := result{
-				Name: "x", Unit: "ms", Goal: "<= 300 ms", Met: tt.met,
-				Value: tt.median, Min: tt.min, Median: tt.median, Max: tt.max,
+				Name: "x", Value: tt.median, Unit: "ms", Met: true,
+				Runs: len(tt.runs), Min: tt.min, Median: tt.median, P99: tt.p99, Max: tt.max,
 			}
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("atMost(%v) (-want +got):\n%s", tt.runs, diff)
+			if diff := cmp.Diff(want, timed("x", tt.runs)); diff != "" {
+				t.Errorf("timed (-want +got):\n%s", diff)
+			}
+			want.Goal, want.Met = "<= 300 ms", tt.met
+			if diff := cmp.Diff(want, atMost("x", tt.runs, 300*time.Millisecond)); diff != "" {
+				t.Errorf("atMost (-want +got):\n%s", diff)
+			}
+			want.Goal, want.Met, want.Value = "max <= 300 ms", tt.eachMet, tt.max
+			if diff := cmp.Diff(want, eachAtMost("x", tt.runs, 300*time.Millisecond)); diff != "" {
+				t.Errorf("eachAtMost (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestRowWithoutGoal(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	(&table{w: &out}).print(timed("x", []time.Duration{time.Second}))
+	if want := regexp.MustCompile(`x +1000 ms +- +- +- +- +1 +1000 +1000 +1000 +1000\n$`); !want.MatchString(out.String()) {
+		t.Errorf("prints %q, want %q", out.String(), want)
 	}
 }
 

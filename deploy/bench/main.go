@@ -64,6 +64,7 @@ type benchmark struct {
 // benchmarks lists all of them.
 func benchmarks() []benchmark {
 	return []benchmark{
+		{"failover", "time without an owner after a crash, a freeze and a stop, and that no promise breaks", failover},
 		{"start", "time from the start of a worker's process to /readyz answering 200", start},
 	}
 }
@@ -99,7 +100,7 @@ func command(all []benchmark) *cobra.Command {
 	cmd.Flags().BoolVar(&list, "list", false, "print the names and what they measure")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print an object a line instead of a table")
 	cmd.CompletionOptions.DisableDefaultCmd = true
-	cmd.AddCommand(brokerCommand())
+	cmd.AddCommand(brokerCommand(), receiverCommand())
 	return cmd
 }
 

@@ -13,10 +13,12 @@ import (
 type result struct {
 	// Name is that of the benchmark, a slash, and what was measured.
 	Name string `json:"name"`
-	// Value is the median of the runs.
+	// Value is what the goal is about: the median of the runs, unless the
+	// benchmark says otherwise.
 	Value float64 `json:"value"`
 	Unit  string  `json:"unit"`
-	// Goal says what the value or the ratio should be.
+	// Goal says what the value or the ratio should be. Empty means that the
+	// number is reported and there is no goal; it is met then.
 	Goal string `json:"goal"`
 	Met  bool   `json:"met"`
 	// Peer is what the same work was measured with in the same run, and Ratio
@@ -24,31 +26,49 @@ type result struct {
 	Peer  *string  `json:"peer"`
 	Ratio *float64 `json:"ratio"`
 
+	Runs   int     `json:"runs"`
 	Min    float64 `json:"min"`
 	Median float64 `json:"median"`
-	Max    float64 `json:"max"`
+	// P99 is the smallest that 99 % of the runs do not exceed: the greatest of
+	// less than a hundred.
+	P99 float64 `json:"p99"`
+	Max float64 `json:"max"`
 }
 
-// atMost makes the result of several runs that may take limit at most.
+// atMost makes the result of several runs whose median may be limit at most.
 func atMost(name string, runs []time.Duration, limit time.Duration) result {
-	sorted := slices.Sorted(slices.Values(runs))
-	r := result{
-		Name:   name,
-		Unit:   "ms",
-		Goal:   fmt.Sprintf("<= %s ms", number(milliseconds(limit))),
-		Min:    milliseconds(sorted[0]),
-		Median: milliseconds(median(sorted)),
-		Max:    milliseconds(sorted[len(sorted)-1]),
-	}
-	r.Value = r.Median
-	r.Met = median(sorted) <= limit
+	r := timed(name, runs)
+	r.Goal = fmt.Sprintf("<= %s ms", number(milliseconds(limit)))
+	r.Met = r.Median <= milliseconds(limit)
 	return r
 }
 
-// median returns the middle of sorted, or the mean of the two in the middle.
-func median(sorted []time.Duration) time.Duration {
+// eachAtMost makes the result of several runs of which each may take limit at
+// most.
+func eachAtMost(name string, runs []time.Duration, limit time.Duration) result {
+	r := timed(name, runs)
+	r.Value = r.Max
+	r.Goal = fmt.Sprintf("max <= %s ms", number(milliseconds(limit)))
+	r.Met = r.Max <= milliseconds(limit)
+	return r
+}
+
+// timed makes the result of several runs without a goal. There is at least one.
+func timed(name string, runs []time.Duration) result {
+	sorted := slices.Sorted(slices.Values(runs))
 	n := len(sorted)
-	return (sorted[(n-1)/2] + sorted[n/2]) / 2
+	middle := (sorted[(n-1)/2] + sorted[n/2]) / 2
+	return result{
+		Name:   name,
+		Value:  milliseconds(middle),
+		Unit:   "ms",
+		Met:    true,
+		Runs:   n,
+		Min:    milliseconds(sorted[0]),
+		Median: milliseconds(middle),
+		P99:    milliseconds(sorted[(99*n+99)/100-1]),
+		Max:    milliseconds(sorted[n-1]),
+	}
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
@@ -60,14 +80,18 @@ type table struct {
 }
 
 func (t *table) print(r result) {
-	const row = "%-28s %10s %-5s %-14s %-4s %-20s %6s %10s %10s %10s\n"
+	const row = "%-58s %9s %-4s %-14s %-4s %-20s %6s %5s %9s %9s %9s %9s\n"
 	if !t.headed {
 		t.headed = true
-		fmt.Fprintf(t.w, row, "benchmark", "value", "unit", "goal", "met", "peer", "ratio", "min", "median", "max")
+		fmt.Fprintf(t.w, row, "benchmark", "value", "unit", "goal", "met", "peer", "ratio", "runs", "min", "median", "p99", "max")
 	}
-	met, peer, ratio := "no", "-", "-"
-	if r.Met {
-		met = "yes"
+	goal, met, peer, ratio := "-", "-", "-", "-"
+	switch {
+	case r.Goal == "":
+	case r.Met:
+		goal, met = r.Goal, "yes"
+	default:
+		goal, met = r.Goal, "no"
 	}
 	if r.Peer != nil {
 		peer = *r.Peer
@@ -75,8 +99,8 @@ func (t *table) print(r result) {
 	if r.Ratio != nil {
 		ratio = number(*r.Ratio)
 	}
-	fmt.Fprintf(t.w, row, r.Name, number(r.Value), r.Unit, r.Goal, met, peer, ratio,
-		number(r.Min), number(r.Median), number(r.Max))
+	fmt.Fprintf(t.w, row, r.Name, number(r.Value), r.Unit, goal, met, peer, ratio, strconv.Itoa(r.Runs),
+		number(r.Min), number(r.Median), number(r.P99), number(r.Max))
 }
 
 // number writes n with at most two digits after the point.
