@@ -260,7 +260,11 @@ func until(ctx context.Context, within time.Duration, try func(context.Context) 
 // judged judges all that was seen.
 func (r *run) judged() judge.Verdict {
 	r.t.Helper()
-	left, err := load.Waiting(r.t.Context(), r.conn)
+	var left map[load.Queue]int
+	err := until(r.t.Context(), patience, func(ctx context.Context) (err error) {
+		left, err = load.Waiting(ctx, r.conn)
+		return err
+	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -300,18 +304,24 @@ func (r *run) members(segment string) []string {
 	return nil
 }
 
-func (r *run) deadLetters() []deadletter.Letter {
+func (r *run) deadLetters() (all []deadletter.Letter) {
 	r.t.Helper()
 	store := deadletter.New(r.conn, "judge")
-	var all []deadletter.Letter
-	for l, err := range store.List(r.t.Context(), deadletter.Filter{}) {
-		if err == nil {
-			l, err = store.Get(r.t.Context(), l.ID)
+	err := until(r.t.Context(), patience, func(ctx context.Context) error {
+		all = nil
+		for l, err := range store.List(ctx, deadletter.Filter{}) {
+			if err == nil {
+				l, err = store.Get(ctx, l.ID)
+			}
+			if err != nil {
+				return err
+			}
+			all = append(all, l)
 		}
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		all = append(all, l)
+		return nil
+	})
+	if err != nil {
+		r.t.Fatal(err)
 	}
 	return all
 }

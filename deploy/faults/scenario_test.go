@@ -27,6 +27,7 @@ func scenarios() []scenario {
 	return []scenario{
 		{"owner dies with profiles in hand", plant.Attributes, dies},
 		{"owner is frozen and another takes over", plant.Attributes, frozen},
+		{"owner is frozen and nothing more is published", plant.Attributes, asleep},
 		{"owner dies in the middle of a subscribe", plant.Attributes, diesSubscribing},
 		{"request of a frozen owner arrives during the upload of another", plant.Segment, arrivesLate},
 	}
@@ -110,6 +111,7 @@ func dies(r *run) error {
 }
 
 // frozen has the owner stand still until another has sent half of the backlog.
+// More is published meanwhile.
 func frozen(r *run) error {
 	ctx := r.t.Context()
 	owner, known, err := r.owner(0)
@@ -123,7 +125,23 @@ func frozen(r *run) error {
 	if _, _, err := r.owner(known); err != nil {
 		return errors.Join(err, owner.Thaw())
 	}
-	return errors.Join(r.calls(api.SetAttributes, 120), owner.Thaw())
+	return errors.Join(r.load.Updates(ctx, 0, 10), r.calls(api.SetAttributes, 120), owner.Thaw())
+}
+
+// asleep has the owner stand still with a backlog, and nothing that is published
+// later wakes who takes over.
+func asleep(r *run) error {
+	ctx := r.t.Context()
+	owner, known, err := r.owner(0)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(r.load.Updates(ctx, 0, 100), r.calls(api.SetAttributes, 10), owner.Freeze())
+	if err != nil {
+		return err
+	}
+	_, _, err = r.owner(known)
+	return errors.Join(err, r.empty(patience), owner.Thaw())
 }
 
 // diesSubscribing has one owner after the other die between a call and what they
@@ -198,7 +216,7 @@ func arrivesLate(r *run) (err error) {
 		return err
 	}
 	err = r.uploaded(job, 2, 100_000)
-	err = errors.Join(err, thaw())
+	err = errors.Join(err, thaw(), r.empty(patience))
 	for _, widen := range undo {
 		err = errors.Join(err, widen())
 	}

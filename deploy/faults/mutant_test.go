@@ -1,0 +1,128 @@
+package faults_test
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"attentive.internal/deploy/faults/plant"
+)
+
+var mutantsFlag = flag.Bool("mutants", false, "take out what keeps each promise, one at a time, and see the suite fail")
+
+// mutant is the relay with one thing left out.
+type mutant struct {
+	name string
+	// scenario is the story that must end badly.
+	scenario string
+	edits    []edit
+	// says is what the judge must find.
+	says string
+}
+
+// edit replaces a text that stands once in a source file. The file is below the
+// root of the workspace, and stays as it is.
+type edit struct{ file, old, new string }
+
+func mutants() []mutant {
+	return []mutant{
+		{
+			"no reset after a takeover", "owner dies with profiles in hand",
+			[]edit{{"pkg/queue/session.go", "if info.NumAckPending > 0 {", "if info.NumAckPending < 0 {"}},
+			"the backlog does not drain",
+		},
+		{
+			"no fence", "owner is frozen and another takes over",
+			[]edit{
+				{"pkg/owner/tenure.go", "func (t *Tenure) Allows(d time.Duration) bool {\n", "func (t *Tenure) Allows(d time.Duration) bool {\n\tif t != nil {\n\t\treturn true\n\t}\n"},
+				{"pkg/owner/tenure.go", "func (t *Tenure) lose() {\n", "func (t *Tenure) lose() {\n\treturn\n"},
+			},
+			"one owner per account",
+		},
+		{
+			"no intent before a subscribe", "owner dies in the middle of a subscribe",
+			[]edit{{
+				"attributes-worker/internal/consent/consent.go", "next := r.entry(intent)\n",
+				"if r.Place > 0 {\n\t\t\treturn cas.ErrKeep\n\t\t}\n\t\tnext := r.entry(intent)\n",
+			}},
+			"nothing is sent twice: subscribe of",
+		},
+		{
+			"no epoch in temporary names", "request of a frozen owner arrives during the upload of another",
+			[]edit{{
+				"segment-worker/internal/delivery/temporary.go",
+				`"%s.%d.%s.%s.%d", temporaryPrefix, epoch, `, `"%s.%d.%s.%s.%d", temporaryPrefix, epoch-epoch, `,
+			}},
+			"nothing is lost: ",
+		},
+	}
+}
+
+// TestMutants leaves out what each promise hangs on: the story about it must
+// then end badly.
+func TestMutants(t *testing.T) {
+	if !*mutantsFlag {
+		t.Skip("builds and runs the workers once for each mutant; use -mutants")
+	}
+	for _, m := range mutants() {
+		t.Run(m.name, func(t *testing.T) {
+			built := m.build(t)
+			i := slices.IndexFunc(scenarios(), func(s scenario) bool { return s.name == m.scenario })
+			wrong := strings.Join(tell(t, scenarios()[i], built), "\n")
+			if !strings.Contains(wrong, m.says) {
+				t.Errorf("%q ends well enough: it must be found that %q; found:\n%s", m.scenario, m.says, wrong)
+			}
+			t.Logf("found:\n%s", wrong[:min(len(wrong), 2000)])
+		})
+	}
+}
+
+// build builds the workers with the edits.
+func (m mutant) build(t *testing.T) map[plant.Worker]string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", "env", "GOWORK").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := filepath.Dir(strings.TrimSpace(string(out)))
+	sources := make(map[string]string)
+	for _, e := range m.edits {
+		path := filepath.Join(root, e.file)
+		if sources[path] == "" {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sources[path] = string(text)
+		}
+		if n := strings.Count(sources[path], e.old); n != 1 {
+			t.Fatalf("%s holds %d times, not once:\n%s\nthe mutant %q has to be told what became of it", e.file, n, e.old, m.name)
+		}
+		sources[path] = strings.Replace(sources[path], e.old, e.new, 1)
+	}
+	dir := t.TempDir()
+	var overlay struct{ Replace map[string]string }
+	overlay.Replace = make(map[string]string)
+	for path, text := range sources {
+		mutated := filepath.Join(dir, filepath.Base(path))
+		if err := os.WriteFile(mutated, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		overlay.Replace[path] = mutated
+	}
+	told, err := json.Marshal(overlay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(file, told, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("GOFLAGS", strings.TrimSpace(os.Getenv("GOFLAGS")+" -overlay="+file))
+	return programs(t)
+}
