@@ -3,6 +3,7 @@ package job_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -114,4 +115,133 @@ func cutOff(t *testing.T, p *place, url string, trip queuetest.Trip, last func(c
 		t.Errorf("only %d messages were sent: the wire was never met", wire.Seen())
 	}
 	return wire.Seen()
+}
+
+// TestDiesAtEveryMessage works a job whose worker is gone for good at the n-th
+// message that it sends, for every n, with the message lost and with only the
+// answer lost. The next worker must end the job, once, and upstream must hear of
+// its states in their order.
+func TestDiesAtEveryMessage(t *testing.T) {
+	t.Parallel()
+	server := queuetest.Start(t)
+	const most = 20 // an undisturbed job takes fewer
+	var deaths atomic.Int32
+	t.Run("all", func(t *testing.T) {
+		for _, script := range []struct {
+			name string
+			last func(context.Context, *run) error
+			want ledger.State
+		}{
+			{"good", succeed, ledger.Succeeded},
+			{"bad", func(context.Context, *run) error { return fault.Permanentf(fault.EmptyAudience, "nobody") }, ledger.DeadLettered},
+		} {
+			for at := 1; at <= most; at++ {
+				for _, moment := range []queuetest.Moment{queuetest.Before, queuetest.After} {
+					t.Run(fmt.Sprintf("%s %s message %d", script.name, moment, at), func(t *testing.T) {
+						t.Parallel()
+						p := on(t, server, fmt.Sprintf("%s-%s-%d", script.name, moment, at))
+						trip := queuetest.Trip{At: at, Moment: moment, Counts: counted, Final: true}
+						if dies(t, p, queuetest.StartTripwire(t, server.URL, trip), steps(t, p, script.last)) {
+							deaths.Add(1)
+						}
+						p.ended(t, script.want)
+					})
+				}
+			}
+		}
+	})
+	if got := deaths.Load(); got < 2*10*2 || got == 2*most*2 {
+		t.Errorf("%d workers died: either none of them early, or none of them late", got)
+	}
+}
+
+// steps handles a job as the segment worker does: through all states to last.
+func steps(t *testing.T, p *place, last func(context.Context, *run) error) handler {
+	return func(ctx context.Context, r *run) error {
+		if truth := p.entry(t, r.Job.GetId()); truth.State.Terminal() {
+			t.Errorf("handled although it is %s", truth.State)
+		}
+		for _, state := range []ledger.State{ledger.Uploading, ledger.Publishing} {
+			if r.Entry().State == ledger.Publishing {
+				break
+			}
+			if err := r.Advance(ctx, string(state), func(e *ledger.Entry) { e.State = state }); err != nil {
+				return err
+			}
+		}
+		return last(ctx, r)
+	}
+}
+
+// dies publishes a job, has a worker work it whose connection runs over the
+// wire, and another one as soon as that is broken. It reports whether it was
+// broken before the first worker was done.
+func dies(t *testing.T, p *place, wire *queuetest.Tripwire, handle handler) (died bool) {
+	t.Helper()
+	direct := p.via
+	p.via = queuetest.Connect(t, wire.URL)
+	lost := p.via.Lost()
+	stop := p.start(t, handle)
+	p.sendNew(t)
+	eventually(t, "the first worker is done or dead", func() bool {
+		select {
+		case <-lost:
+			died = true
+		default:
+		}
+		return died || p.queued(t) == 0
+	})
+	wire.Break()
+	stop()
+	p.via = direct
+	p.start(t, handle)
+	p.empties(t)
+	return died
+}
+
+// ended checks that the only job has come to its end, once.
+func (p *place) ended(t *testing.T, want ledger.State) {
+	t.Helper()
+	for record, err := range p.ledger.List(t.Context(), contract.Segment, p.destination) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		entry := record.Entry()
+		ends := 0
+		for _, s := range entry.History {
+			if s.State.Terminal() {
+				ends += max(s.Times, 1)
+			}
+		}
+		if entry.State != want || ends != 1 {
+			t.Errorf("state %s, entered %d times; want %s, once", entry.State, ends, want)
+		}
+		p.toldInOrder(t, entry.JobID, want)
+	}
+	letters := 0
+	if want == ledger.DeadLettered {
+		letters = 1
+	}
+	if got := len(p.dead(t)); got != letters {
+		t.Errorf("%d dead letters, want %d", got, letters)
+	}
+}
+
+// toldInOrder checks that upstream heard of no state after a later one, and of
+// the end.
+func (p *place) toldInOrder(t *testing.T, id string, end ledger.State) {
+	t.Helper()
+	order := []ledger.State{ledger.Received, ledger.Uploading, ledger.Publishing, end}
+	events := p.events(t, id)
+	last := -1
+	for _, e := range events {
+		at := slices.IndexFunc(order, func(s ledger.State) bool { return s.Event() == e.GetState() })
+		if at < last {
+			t.Errorf("upstream was told %q: out of order", p.states(t, id))
+		}
+		last = at
+	}
+	if last != len(order)-1 {
+		t.Errorf("upstream was told %q, and not of the end", p.states(t, id))
+	}
 }

@@ -148,12 +148,28 @@ func (r *Run[J]) accept(ctx context.Context) error {
 		r.done = true
 	case entry.State.Terminal():
 		r.log.Info("job is settled already", "state", string(entry.State))
+		r.retell(ctx)
 		r.done = true
 	case entry.State == ledger.Received && !r.accepted:
 		r.publish(ctx, "received")
 	}
 	r.accepted = true
 	return nil
+}
+
+// retell tells upstream of the end of a job whose message is delivered again:
+// who ended it may have died before that. If not, the stream of events knows the
+// event. A job that was published twice is not told of twice.
+func (r *Run[J]) retell(ctx context.Context) {
+	entry := r.Entry()
+	if deadletter.Place(r.Message.Header, r.Message.Sequence) != entry.Sequence {
+		return
+	}
+	text := entry.Detail
+	if n := len(entry.History); n > 0 && text == "" {
+		text = entry.History[n-1].Text
+	}
+	r.publish(ctx, text)
 }
 
 // replays reports whether the message is a replay of what the entry says was
@@ -249,13 +265,19 @@ func (r *Run[J]) tell(ctx context.Context, e *attentivev1.JobEvent) {
 	r.runner.Events.Publish(ctx, r.runner.Kind, e)
 }
 
+// event is what is true of the job now. Of its end it says the same whenever and
+// by whomever it is made.
 func (r *Run[J]) event(text string) *attentivev1.JobEvent {
 	e := r.Entry()
+	at := time.Now()
+	if e.State.Terminal() {
+		at = e.Updated
+	}
 	return &attentivev1.JobEvent{
 		JobId:       e.JobID,
 		Destination: e.Destination,
 		State:       e.State.Event(),
-		Time:        timestamppb.Now(),
+		Time:        timestamppb.New(at),
 		Text:        text,
 		Attempt:     uint32(e.Attempt()), //nolint:gosec // bounded by the retry budget
 		Reason:      string(e.Reason),
