@@ -41,39 +41,43 @@ func work(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.T
 	for _, d := range a.Destinations {
 		ids = append(ids, d.ID)
 	}
-	for _, d := range a.Destinations {
-		watch := completion.New(d.ID, p.Parts)
-		g.Go(func() error { return watch.Run(ctx) })
-		expander := &expand.Expander{
-			Destination: d,
-			JS:          p.Conn.JS,
-			Sources:     p.Sources,
-			Rejects:     p.Rejects,
-			Account:     ids,
-			Metrics:     p.Metrics,
-			Sending:     watch.Add,
-		}
-		jobs := &job.Runner[*attentivev1.AttributesJob]{
-			Kind:        contract.Expand,
-			Destination: d.ID,
-			New:         func() *attentivev1.AttributesJob { return &attentivev1.AttributesJob{} },
-			Handle:      expander.Handle,
-			Parts:       p.Parts,
-		}
-		g.Go(func() error { return jobs.Run(ctx, tenure) })
-		consents := dispatch.NewConsents(account, d, consent.New(people, consent.Config{
-			Key:    key,
-			Settle: d.Attributes.UnknownSettle,
-		}))
-		for kind, sender := range map[contract.Kind]dispatch.Sender{
-			contract.Attributes:  dispatch.Attributes{},
-			contract.Subscribe:   consents,
-			contract.Unsubscribe: consents,
-		} {
-			profiles := &dispatch.Dispatcher{Kind: kind, Destination: d, Account: account, Sender: sender, Parts: p.Parts}
-			g.Go(func() error { return profiles.Run(ctx) })
-		}
-	}
+	g.Go(func() error {
+		return p.Destinations(ctx, a, tenure, func(ctx context.Context, d config.Destination, tenure *owner.Tenure) error {
+			g, ctx := errgroup.WithContext(ctx)
+			watch := completion.New(d.ID, p.Parts)
+			g.Go(func() error { return watch.Run(ctx) })
+			expander := &expand.Expander{
+				Destination: d,
+				JS:          p.Conn.JS,
+				Sources:     p.Sources,
+				Rejects:     p.Rejects,
+				Account:     ids,
+				Metrics:     p.Metrics,
+				Sending:     watch.Add,
+			}
+			jobs := &job.Runner[*attentivev1.AttributesJob]{
+				Kind:        contract.Expand,
+				Destination: d.ID,
+				New:         func() *attentivev1.AttributesJob { return &attentivev1.AttributesJob{} },
+				Handle:      expander.Handle,
+				Parts:       p.Parts,
+			}
+			g.Go(func() error { return jobs.Run(ctx, tenure) })
+			consents := dispatch.NewConsents(account, d, consent.New(people, consent.Config{
+				Key:    key,
+				Settle: d.Attributes.UnknownSettle,
+			}))
+			for kind, sender := range map[contract.Kind]dispatch.Sender{
+				contract.Attributes:  dispatch.Attributes{},
+				contract.Subscribe:   consents,
+				contract.Unsubscribe: consents,
+			} {
+				profiles := &dispatch.Dispatcher{Kind: kind, Destination: d, Account: account, Tenure: tenure, Sender: sender, Parts: p.Parts}
+				g.Go(func() error { return profiles.Run(ctx) })
+			}
+			return g.Wait()
+		})
+	})
 	err = g.Wait()
 	account.HandOver()
 	return err

@@ -50,8 +50,7 @@ func work(ctx context.Context, p worker.Parts, account config.Account, tenure *o
 	}
 	numbers, baselines := filename.NewNumbers(files), baseline.New(files)
 	sessions := make(chan struct{}, account.Sessions())
-	g, ctx := errgroup.WithContext(ctx)
-	for _, d := range account.Destinations {
+	return p.Destinations(ctx, account, tenure, func(ctx context.Context, d config.Destination, tenure *owner.Tenure) error {
 		credential, _ := p.Config.Credential(d.Credential)
 		jobs := &delivery.Delivery{
 			Destination: d,
@@ -74,13 +73,14 @@ func work(ctx context.Context, p worker.Parts, account config.Account, tenure *o
 			Grace:       grace,
 			Parts:       p.Parts,
 		}
+		g, ctx := errgroup.WithContext(ctx)
 		g.Go(func() error { return runner.Run(ctx, tenure) })
 		g.Go(func() error {
 			jobs.WatchKeys(ctx, p.Log)
 			return nil
 		})
-	}
-	return g.Wait()
+		return g.Wait()
+	})
 }
 
 // remoteConfig says how to log in with a credential. Secrets are read when they

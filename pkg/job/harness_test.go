@@ -117,8 +117,11 @@ func (p *place) start(t *testing.T, handle handler) (stop func()) {
 	var working sync.WaitGroup
 	working.Go(func() {
 		o := owner.New(leases, owner.Config{ID: t.Name(), Lease: 5 * time.Second}, log)
-		claim := owner.Claim{Account: "account-" + p.destination, Destinations: []string{p.destination}}
-		if err := o.Run(ctx, claim, r.Run); err != nil {
+		plan := owner.Plan{Accounts: []string{"account-" + p.destination}, Destinations: []string{p.destination}}
+		err := o.Run(ctx, plan, func(ctx context.Context, _ string, account *owner.Tenure) error {
+			return account.Destination(ctx, p.destination, r.Run)
+		})
+		if err != nil {
 			t.Errorf("owner: %v", err)
 		}
 	})

@@ -2,7 +2,9 @@ package owner
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -10,48 +12,55 @@ import (
 	"time"
 )
 
-// holding is the keys of one tenure.
-type holding struct {
+// claim is one attempt after the other to get a key, until it is held.
+type claim struct {
 	owner  *Owner
-	tenure *Tenure
+	key    string
 	writer string
 	writes atomic.Uint64
+}
+
+func (o *Owner) claim(key string) *claim { return &claim{owner: o, key: key, writer: rand.Text()} }
+
+// grip is one key held.
+type grip struct {
+	*claim
+	tenure *Tenure
+
+	// writing has the entry when nobody writes the key.
+	writing chan stored
+}
+
+// holding keeps the keys of one account's tenure.
+type holding struct {
+	owner *Owner
 
 	mu    sync.Mutex // guards grips, not what they point to
-	grips []*grip
+	grips []*grip    // the account's first
 }
 
-// grip is one key held. After take has added it, only renew changes it, and
-// after renew has returned, release.
-type grip struct {
-	key string
-	now stored
-	// sent is when the last write that took effect was about to be sent.
-	sent instant
-}
-
-// take waits until key can be taken and takes it.
-func (h *holding) take(ctx context.Context, key string, log *slog.Logger) error {
-	o := h.owner
+// take waits until the key can be taken and takes it for t.
+func (c *claim) take(ctx context.Context, t *Tenure, log *slog.Logger) (*grip, error) {
+	o := c.owner
 	var seen stored
 	var since instant // when seen was first read
 	var said string
 	for {
-		now, err := o.read(ctx, key)
+		now, err := o.read(ctx, c.key)
 		at := o.clock.now() // not before the read: it may have waited
 		if err == nil {
 			if now != seen || since == (instant{}) {
 				seen, since = now, at
 			}
-			if h.free(seen) || at.mono-since.mono >= max(o.cfg.Lease, seen.Lease) {
-				err = h.grab(ctx, key, seen)
-				if err == nil {
-					return nil
+			if c.free(seen) || at.mono-since.mono >= max(o.cfg.Lease, seen.Lease) {
+				var g *grip
+				if g, err = c.grab(ctx, seen, t); err == nil {
+					return g, nil
 				}
 			}
 		}
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 		if err != nil && !errors.Is(err, errTaken) && err.Error() != said {
 			said = err.Error()
@@ -63,65 +72,70 @@ func (h *holding) take(ctx context.Context, key string, log *slog.Logger) error 
 
 // free reports whether an entry does not keep us out. One of our own is an
 // earlier attempt that was given up.
-func (h *holding) free(s stored) bool {
-	return s.revision == 0 || s.Released || s.Writer == h.writer
+func (c *claim) free(s stored) bool {
+	return s.revision == 0 || s.Released || s.Writer == c.writer
 }
 
-// grab replaces the entry seen by ours.
-func (h *holding) grab(ctx context.Context, key string, seen stored) error {
-	o := h.owner
+// grab replaces the entry seen by ours, and tells t.
+func (c *claim) grab(ctx context.Context, seen stored, t *Tenure) (*grip, error) {
+	o := c.owner
 	ctx, cancel := context.WithTimeout(ctx, o.cfg.Lease/3)
 	defer cancel()
-	mine := entry{Owner: o.cfg.ID, Writer: h.writer, Write: h.writes.Add(1), Epoch: seen.Epoch + 1, Lease: o.cfg.Lease}
-	if seen.revision == 0 {
-		mine.Epoch = uint64(max(o.clock.now().wall.Unix(), 1))
+	mine := entry{Owner: o.cfg.ID, Writer: c.writer, Write: c.writes.Add(1), Epoch: seen.Epoch + 1, Lease: o.cfg.Lease}
+	switch {
+	case seen.revision == 0:
+		mine.Epoch = uint64(max(o.clock.now().wall.UnixMicro(), 1))
+	case seen.Writer == c.writer:
+		mine.Before, mine.Orphaned = seen.Before, seen.Orphaned
+	default:
+		mine.Before, mine.Orphaned = seen.Owner, !seen.Released
 	}
 	sent := o.clock.now()
-	revision, err := o.write(ctx, key, seen, mine)
+	revision, err := o.write(ctx, c.key, seen, mine)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	t.epoch, t.before, t.orphaned = mine.Epoch, mine.Before, mine.Orphaned
+	t.extend(sent)
+	g := &grip{claim: c, tenure: t, writing: make(chan stored, 1)}
+	g.writing <- stored{mine, revision}
+	return g, nil
+}
+
+// add has g renewed with the others.
+func (h *holding) add(g *grip) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.grips = append(h.grips, &grip{key: key, now: stored{mine, revision}, sent: sent})
-	h.extend()
-	return nil
+	h.grips = append(h.grips, g)
 }
 
-// extend tells the tenure until when the shortest grip holds; the lock is held.
-func (h *holding) extend() {
-	earliest := h.grips[0].sent
-	for _, g := range h.grips[1:] {
-		earliest.mono = min(earliest.mono, g.sent.mono)
-		if g.sent.wall.Before(earliest.wall) {
-			earliest.wall = g.sent.wall
-		}
-	}
-	h.tenure.extend(earliest)
-}
-
-// epoch returns the epoch of the account.
-func (h *holding) epoch() uint64 {
+// drop has g renewed no more.
+func (h *holding) drop(g *grip) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.grips[0].now.Epoch
+	h.grips = slices.DeleteFunc(h.grips, func(other *grip) bool { return other == g })
 }
 
-// renew renews all keys every third of the lease until ctx ends or one is lost.
-func (h *holding) renew(ctx context.Context) {
+// renew renews all keys every third of the lease until ctx ends or the
+// account's is lost.
+func (h *holding) renew(ctx context.Context, account *Tenure) {
 	interval := h.owner.cfg.Lease / 3
 	for wait := interval; ; {
 		pause(ctx, wait)
 		began := h.owner.clock.now()
-		if ctx.Err() != nil || !h.round(ctx, interval) {
+		if ctx.Err() != nil {
+			return
+		}
+		h.round(ctx, interval)
+		if _, over := account.state(); over {
 			return
 		}
 		wait = max(0, interval-(h.owner.clock.now().mono-began.mono))
 	}
 }
 
-// round renews each key once, and reports whether none is known to be lost.
-func (h *holding) round(ctx context.Context, limit time.Duration) bool {
+// round renews each key once.
+func (h *holding) round(ctx context.Context, limit time.Duration) {
 	h.mu.Lock()
 	grips := slices.Clone(h.grips)
 	h.mu.Unlock()
@@ -130,47 +144,58 @@ func (h *holding) round(ctx context.Context, limit time.Duration) bool {
 	var writes sync.WaitGroup
 	for _, g := range grips {
 		writes.Go(func() {
-			if errors.Is(h.rewrite(ctx, g, g.now.entry), errTaken) {
-				h.tenure.lose()
+			if errors.Is(g.renew(ctx), errTaken) {
+				g.tenure.lose()
 			}
 		})
 	}
 	writes.Wait()
-	select {
-	case <-h.tenure.Lost():
-		return false
-	default:
+}
+
+// renew writes the entry anew, unless the tenure is over.
+func (g *grip) renew(ctx context.Context) error {
+	return g.rewrite(ctx, func(e *entry) bool {
+		_, over := g.tenure.state()
+		return !over
+	})
+}
+
+// release writes that the key is free. What cannot be written frees itself
+// after a lease.
+func (g *grip) release(ctx context.Context, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(ctx, g.owner.cfg.Lease/3)
+	defer cancel()
+	err := g.rewrite(ctx, func(e *entry) bool {
+		e.Released = true
 		return true
+	})
+	if err != nil && !errors.Is(err, errTaken) {
+		log.Warn("lease is not released and runs out", "err", err)
 	}
 }
 
-// rewrite writes next in place of what g has in the bucket. The write gets a
+// rewrite writes the entry again, unless change says no. The write gets a
 // number of its own, so that one that takes effect late is not taken for a
 // later one, and trusted longer.
-func (h *holding) rewrite(ctx context.Context, g *grip, next entry) error {
-	next.Write = h.writes.Add(1)
-	sent := h.owner.clock.now()
-	revision, err := h.owner.write(ctx, g.key, g.now, next)
+func (g *grip) rewrite(ctx context.Context, change func(*entry) bool) error {
+	var now stored
+	select {
+	case now = <-g.writing:
+	case <-ctx.Done():
+		return fmt.Errorf("write lease %q: %w", g.key, context.Cause(ctx))
+	}
+	defer func() { g.writing <- now }()
+	next := now.entry
+	if !change(&next) {
+		return nil
+	}
+	next.Write = g.writes.Add(1)
+	sent := g.owner.clock.now()
+	revision, err := g.owner.write(ctx, g.key, now, next)
 	if err != nil {
 		return err
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	g.now, g.sent = stored{next, revision}, sent
-	h.extend()
+	now = stored{next, revision}
+	g.tenure.extend(sent)
 	return nil
-}
-
-// release writes that the keys are free, the account last. What cannot be
-// written frees itself after a lease.
-func (h *holding) release(ctx context.Context, log *slog.Logger) {
-	ctx, cancel := context.WithTimeout(ctx, h.owner.cfg.Lease/3)
-	defer cancel()
-	for _, g := range slices.Backward(h.grips) {
-		next := g.now.entry
-		next.Released = true
-		if err := h.rewrite(ctx, g, next); err != nil && !errors.Is(err, errTaken) {
-			log.Warn("lease is not released and runs out", "err", err)
-		}
-	}
 }

@@ -19,7 +19,7 @@ func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // process is an owner with clocks of its own.
 type process struct {
-	claim Claim
+	claim claimOf
 	link  *link
 	owner *Owner
 
@@ -32,7 +32,7 @@ type process struct {
 
 // newProcess returns a process whose monotonic clock is 2 % slow, right, or 2 %
 // fast.
-func newProcess(m *memory, name string, claim Claim, seed uint64) *process {
+func newProcess(m *memory, name string, claim claimOf, seed uint64) *process {
 	p := &process{claim: claim, link: newLink(m, modelLease*2, seed*8+uint64(len(name)))}
 	p.owner = New(p.link, Config{ID: name, Lease: modelLease}, discard())
 	began := time.Now()
@@ -83,26 +83,24 @@ type ofProcess struct {
 // mayAct is Allows(0), asked from outside a process that may be paused: it may
 // wake up and act at any moment.
 func (o ofProcess) mayAct() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.allows(o.process.true.now(), 0)
+	return o.covers(o.process.true.now(), 0)
 }
 
 func (w *witness) began(p *process, tn *Tenure) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	keys, err := p.claim.keys()
-	if err != nil {
-		w.t.Error(err)
+	keys := []string{accountPrefix + p.claim.account}
+	for _, d := range p.claim.destinations {
+		keys = append(keys, destinationPrefix+d)
 	}
 	for _, key := range keys {
 		w.tenures[key] = append(w.tenures[key], ofProcess{tn, p})
 	}
-	epochs := w.epochs[p.claim.Account]
-	if n := len(epochs); n > 0 && tn.Epoch() <= epochs[n-1] {
-		w.t.Errorf("account %s: epoch %d after %d", p.claim.Account, tn.Epoch(), epochs[n-1])
+	epochs := w.epochs[p.claim.account]
+	if n := len(epochs); n > 0 && tn.Epoch() < epochs[n-1] {
+		w.t.Errorf("account %s: epoch %d after %d", p.claim.account, tn.Epoch(), epochs[n-1])
 	}
-	w.epochs[p.claim.Account] = append(epochs, tn.Epoch())
+	w.epochs[p.claim.account] = append(epochs, tn.Epoch())
 }
 
 // check counts who may act now.
@@ -163,10 +161,10 @@ func randomFaults(t *testing.T, seed uint64) {
 	w := &witness{t: t, tenures: make(map[string][]ofProcess), epochs: make(map[string][]uint64)}
 	m := newMemory()
 	processes := []*process{
-		newProcess(m, "a", Claim{"acme", []string{"one", "two"}}, seed),
-		newProcess(m, "bb", Claim{"acme", []string{"one", "three", "two"}}, seed),
-		newProcess(m, "ccc", Claim{"bolt", []string{"one"}}, seed),
-		newProcess(m, "dddd", Claim{"acme", nil}, seed),
+		newProcess(m, "a", claimOf{"acme", []string{"one", "two"}}, seed),
+		newProcess(m, "bb", claimOf{"acme", []string{"one", "three", "two"}}, seed),
+		newProcess(m, "ccc", claimOf{"bolt", []string{"one"}}, seed),
+		newProcess(m, "dddd", claimOf{"acme", nil}, seed),
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
@@ -176,7 +174,9 @@ func randomFaults(t *testing.T, seed uint64) {
 		running.Go(func() { // a process that is stopped and started again
 			for ctx.Err() == nil {
 				life, end := context.WithTimeout(ctx, draw(own, 40*modelLease))
-				if err := p.owner.Run(life, p.claim, work); err != nil {
+				if err := p.owner.Run(life, p.claim.plan(), func(ctx context.Context, _ string, tn *Tenure) error {
+					return p.claim.during(ctx, tn, work)
+				}); err != nil {
 					t.Error(err)
 				}
 				end()

@@ -28,7 +28,6 @@ package owner
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -61,14 +60,26 @@ type bucket interface {
 
 // Config says who claims, and for how long a claim lasts.
 type Config struct {
-	// ID names this process to people who read the bucket.
+	// ID names this process, to people who read the bucket and apart from all
+	// other processes.
 	ID string
+	// Program is the name that replicas share: they work the same accounts.
+	Program string
 	// Lease is how long an owner that fell silent keeps others out. Zero means
 	// [DefaultLease]. Processes may differ in it.
 	Lease time.Duration
 }
 
-// Owner claims accounts for this process. It may run several claims at once.
+// Plan is what a configuration names.
+type Plan struct {
+	// Accounts that this process can work, written as keys: what a credential
+	// logs in to.
+	Accounts []string
+	// Destinations are the ids of those that log in to the accounts.
+	Destinations []string
+}
+
+// Owner claims accounts for this process.
 type Owner struct {
 	kv    bucket
 	cfg   Config
@@ -84,47 +95,60 @@ func New(kv bucket, cfg Config, log *slog.Logger) *Owner {
 	return &Owner{kv: kv, cfg: cfg, log: log, clock: newClock()}
 }
 
-// Claim is what is worked together: an account and the destinations that log
-// in to it.
-type Claim struct {
-	// Account is what a credential logs in to, written as a key.
-	Account string
-	// Destinations are ids of destinations.
-	Destinations []string
+// The prefixes of keys, by what they stand for.
+const (
+	accountPrefix     = "account."
+	destinationPrefix = "destination."
+)
+
+// checkKey refuses what the bucket does not take as a key.
+func checkKey(key string) error {
+	if !regexp.MustCompile(`^[a-z]+\.[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*$`).MatchString(key) {
+		return fmt.Errorf("claim %q: not a key", key)
+	}
+	return nil
 }
 
-// keys returns the keys of the claim in the order in which they are taken: the
-// same in all claims, so that two that share keys do not wait for each other.
-func (c Claim) keys() ([]string, error) {
-	keys := []string{"account." + c.Account}
-	for _, d := range slices.Compact(slices.Sorted(slices.Values(c.Destinations))) {
-		keys = append(keys, "destination."+d)
-	}
-	valid := regexp.MustCompile(`^[a-z]+\.[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*$`)
-	for _, key := range keys {
-		if !valid.MatchString(key) {
-			return nil, fmt.Errorf("claim account %q: %q is not a key", c.Account, key)
+// Run claims, works and releases the accounts of the plan until ctx ends, and
+// then returns nil; it fails only when the plan cannot be written as keys.
+//
+// work is called whenever an account is owned. Its context ends with ctx, or
+// with the cause [ErrLost] once the lease could be over. The lease is renewed
+// until work returns, also while it winds up after the end of its context; the
+// next owner waits for that. An error of work is logged, and the account is
+// claimed again after a pause.
+func (o *Owner) Run(ctx context.Context, plan Plan, work func(ctx context.Context, account string, t *Tenure) error) error {
+	for _, a := range plan.Accounts {
+		if err := checkKey(accountPrefix + a); err != nil {
+			return err
 		}
 	}
-	return keys, nil
+	for _, d := range plan.Destinations {
+		if err := checkKey(destinationPrefix + d); err != nil {
+			return err
+		}
+	}
+	var accounts sync.WaitGroup
+	for _, a := range slices.Compact(slices.Sorted(slices.Values(plan.Accounts))) {
+		accounts.Go(func() {
+			log := o.log.With("account", a)
+			o.repeat(ctx, log, func() error {
+				return o.own(ctx, a, log, func(ctx context.Context, t *Tenure) error { return work(ctx, a, t) })
+			})
+		})
+	}
+	accounts.Wait()
+	return nil
 }
 
-// Run claims, works and releases until ctx ends, and then returns nil; it fails
-// only when the claim cannot be written as keys.
-//
-// work is called whenever the account and all destinations of the claim are
-// owned. Its context ends with ctx, or with the cause [ErrLost] once the lease
-// could be over. The lease is renewed until work returns, also while it winds
-// up after the end of ctx; the next owner waits for that. An error of work is
-// logged, and work is called again after a pause, in a new tenure.
-func (o *Owner) Run(ctx context.Context, claim Claim, work func(ctx context.Context, t *Tenure) error) error {
-	keys, err := claim.keys()
-	if err != nil {
-		return err
-	}
-	log := o.log.With("account", claim.Account)
+// Named returns the destinations that live replicas of this program name; ok
+// is false while that is not known.
+func (o *Owner) Named() (destinations []string, ok bool) { return nil, false }
+
+// repeat calls own until ctx ends, with a pause after a failure.
+func (o *Owner) repeat(ctx context.Context, log *slog.Logger, own func() error) {
 	for ctx.Err() == nil {
-		err := o.own(ctx, keys, log, work)
+		err := own()
 		switch {
 		case ctx.Err() != nil:
 		case errors.Is(err, ErrLost):
@@ -136,44 +160,87 @@ func (o *Owner) Run(ctx context.Context, claim Claim, work func(ctx context.Cont
 			pause(ctx, o.poll())
 		}
 	}
-	return nil
 }
 
-// own works one tenure: from the first key taken to the last key released.
-func (o *Owner) own(ctx context.Context, keys []string, log *slog.Logger, work func(context.Context, *Tenure) error) error {
-	t := newTenure(o.clock, o.cfg.Lease-o.margin())
-	h := &holding{owner: o, tenure: t, writer: rand.Text()}
+// own works one tenure of an account.
+func (o *Owner) own(ctx context.Context, account string, log *slog.Logger, work func(context.Context, *Tenure) error) error {
+	h := &holding{owner: o}
+	t := newTenure(h, nil)
+	g, err := o.claim(accountPrefix+account).take(ctx, t, log)
+	if err != nil {
+		return err
+	}
+	h.add(g)
+	log.Info("account is owned", "epoch", t.epoch)
 
 	// Renewal outlives ctx, because work may.
 	renewing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var started sync.WaitGroup
-	started.Go(func() { h.renew(renewing) })
+	started.Go(func() { h.renew(renewing, t) })
+	started.Go(func() { t.watch(renewing, o.cfg.Lease/20) })
 	defer func() {
 		t.end()
 		stop()
 		started.Wait()
-		h.release(context.WithoutCancel(ctx), log)
+		g.release(context.WithoutCancel(ctx), log)
 	}()
+	return t.during(ctx, work)
+}
 
-	taking, lose := context.WithCancelCause(ctx)
+// Destination works a destination of the account until ctx ends: it takes the
+// destination's key whenever it can be had, and calls work while both are held.
+// Another replica with another configuration may still work the destination
+// under another account; nothing else waits for it.
+//
+// The context of work ends with ctx, or with the cause [ErrLost] once the lease
+// of account or destination could be over. An error of work is logged, and work
+// is called again after a pause, in a new tenure of the destination. ctx must
+// be one of the account's work. It fails only when id cannot be part of a key.
+func (t *Tenure) Destination(ctx context.Context, id string, work func(ctx context.Context, d *Tenure) error) error {
+	key := destinationPrefix + id
+	if err := checkKey(key); err != nil {
+		return err
+	}
+	o := t.holding.owner
+	log := o.log.With("destination", id)
+	o.repeat(ctx, log, func() error {
+		d := newTenure(t.holding, t)
+		g, err := o.claim(key).take(ctx, d, log)
+		if err != nil {
+			return err
+		}
+		d.epoch = t.epoch
+		t.holding.add(g)
+		defer func() {
+			d.end()
+			t.holding.drop(g)
+			g.release(context.WithoutCancel(ctx), log)
+		}()
+		if !d.join() {
+			return ErrLost
+		}
+		return d.during(ctx, work)
+	})
+	return nil
+}
+
+// during calls work with a context that ends when t is lost.
+func (t *Tenure) during(ctx context.Context, work func(context.Context, *Tenure) error) error {
+	ctx, lose := context.WithCancelCause(ctx)
 	defer lose(nil)
-	started.Go(func() {
+	done := make(chan struct{})
+	var watching sync.WaitGroup
+	watching.Go(func() {
 		select {
 		case <-t.Lost():
 			lose(ErrLost)
-		case <-renewing.Done():
+		case <-done:
 		}
 	})
-	for _, key := range keys {
-		if err := h.take(taking, key, log); err != nil {
-			return err
-		}
-	}
-	started.Go(func() { t.watch(renewing, o.cfg.Lease/20) })
-	t.epoch = h.epoch()
-	log.Info("account is owned", "epoch", t.epoch)
-	err := work(taking, t)
-	if cause := context.Cause(taking); errors.Is(cause, ErrLost) {
+	err := work(ctx, t)
+	close(done)
+	watching.Wait()
+	if cause := context.Cause(ctx); errors.Is(cause, ErrLost) {
 		return errors.Join(cause, err)
 	}
 	return err
@@ -197,6 +264,10 @@ type entry struct {
 	// Epoch grows with every ownership of the key. The first entry of a key
 	// takes it from the clock, so that it also grows when the bucket was lost.
 	Epoch uint64 `json:"epoch"`
+	// Before is the Owner of the entry that this ownership replaced; Orphaned
+	// says that it was not released.
+	Before   string `json:"before,omitempty"`
+	Orphaned bool   `json:"orphaned,omitempty"`
 	// Lease is how long the entry keeps others out.
 	Lease time.Duration `json:"lease"`
 	// Released says that it keeps nobody out.

@@ -15,20 +15,49 @@ import (
 
 const lease = 15 * time.Second
 
-// run runs a claim until the returned function is called. Each tenure is sent
-// to the channel; its work lasts until its context ends.
-func run(t *testing.T, o *Owner, claim Claim) (tenures <-chan *Tenure, causes <-chan error, stop func()) {
+// claimOf is one account with its destinations.
+type claimOf struct {
+	account      string
+	destinations []string
+}
+
+func (c claimOf) plan() Plan {
+	return Plan{Accounts: []string{c.account}, Destinations: c.destinations}
+}
+
+// during works the claim's destinations one within the other, and calls work
+// with the innermost tenure.
+func (c claimOf) during(ctx context.Context, tn *Tenure, work func(context.Context, *Tenure) error) error {
+	account := tn
+	for _, d := range c.destinations {
+		inner := work
+		work = func(ctx context.Context, _ *Tenure) error {
+			var err error
+			return errors.Join(account.Destination(ctx, d, func(ctx context.Context, tn *Tenure) error {
+				err = inner(ctx, tn)
+				return err
+			}), err)
+		}
+	}
+	return work(ctx, tn)
+}
+
+// run runs a claim until the returned function is called. Each tenure of all
+// that it claims is sent to the channel; its work lasts until its context ends.
+func run(t *testing.T, o *Owner, claim claimOf) (tenures <-chan *Tenure, causes <-chan error, stop func()) {
 	t.Helper()
 	began, ended := make(chan *Tenure, 100), make(chan error, 100)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		err := o.Run(ctx, claim, func(ctx context.Context, tn *Tenure) error {
-			began <- tn
-			<-ctx.Done()
-			ended <- context.Cause(ctx)
-			return nil
+		err := o.Run(ctx, claim.plan(), func(ctx context.Context, _ string, tn *Tenure) error {
+			return claim.during(ctx, tn, func(ctx context.Context, tn *Tenure) error {
+				began <- tn
+				<-ctx.Done()
+				ended <- context.Cause(ctx)
+				return nil
+			})
 		})
 		if err != nil {
 			t.Errorf("Run = %v", err)
@@ -57,7 +86,7 @@ func TestReleaseIsWrittenAndTakenAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
-		claim := Claim{"acme", []string{"one"}}
+		claim := claimOf{"acme", []string{"one"}}
 		first, _, stopFirst := run(t, New(m, Config{ID: "first", Lease: lease}, discard()), claim)
 		a := <-first
 		second, _, stopSecond := run(t, New(m, Config{ID: "second", Lease: lease}, discard()), claim)
@@ -96,7 +125,7 @@ func TestCrashCostsTheLease(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
-		claim := Claim{Account: "acme"}
+		claim := claimOf{account: "acme"}
 		l := newLink(m, time.Second, 1)
 		first, causes, stopFirst := run(t, New(l, Config{ID: "first", Lease: lease}, discard()), claim)
 		a := <-first
@@ -134,7 +163,7 @@ func TestChallengerWaitsForTheOwnersLease(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
-		claim := Claim{Account: "acme"}
+		claim := claimOf{account: "acme"}
 		l := newLink(m, time.Second, 1)
 		first, _, stopFirst := run(t, New(l, Config{ID: "first", Lease: 4 * lease}, discard()), claim)
 		<-first
@@ -166,7 +195,7 @@ func TestEitherClockFences(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				p := newProcess(newMemory(), "a", Claim{Account: "acme"}, 1)
+				p := newProcess(newMemory(), "a", claimOf{account: "acme"}, 1)
 				first, causes, stop := run(t, p.owner, p.claim)
 				tn := <-first
 				p.stepWall(tt.step)
@@ -194,7 +223,7 @@ func TestWait(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLink(newMemory(), time.Second, 1)
-		first, _, stop := run(t, New(l, Config{Lease: lease}, discard()), Claim{Account: "acme"})
+		first, _, stop := run(t, New(l, Config{Lease: lease}, discard()), claimOf{account: "acme"})
 		tn := <-first
 		time.Sleep(lease / 6) // virtual
 		long := lease - lease/10
@@ -228,12 +257,12 @@ func TestLeaseLastsWhileWorkWindsUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
-		claim := Claim{Account: "acme"}
+		claim := claimOf{account: "acme"}
 		ctx, cancel := context.WithCancel(t.Context())
 		began, done := make(chan struct{}), make(chan struct{})
 		go func() {
 			defer close(done)
-			err := New(m, Config{Lease: lease}, discard()).Run(ctx, claim, func(ctx context.Context, tn *Tenure) error {
+			err := New(m, Config{Lease: lease}, discard()).Run(ctx, claim.plan(), func(ctx context.Context, _ string, tn *Tenure) error {
 				close(began)
 				<-ctx.Done()
 				for range 20 {
@@ -263,10 +292,10 @@ func TestContendedDestination(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
-		first, _, stopFirst := run(t, New(m, Config{Lease: lease}, discard()), Claim{"acme", []string{"one", "two"}})
+		first, _, stopFirst := run(t, New(m, Config{Lease: lease}, discard()), claimOf{"acme", []string{"one", "two"}})
 		<-first
-		second, _, stopSecond := run(t, New(m, Config{Lease: lease}, discard()), Claim{"bolt", []string{"two"}})
-		third, _, stopThird := run(t, New(m, Config{Lease: lease}, discard()), Claim{Account: "cato"})
+		second, _, stopSecond := run(t, New(m, Config{Lease: lease}, discard()), claimOf{"bolt", []string{"two"}})
+		third, _, stopThird := run(t, New(m, Config{Lease: lease}, discard()), claimOf{account: "cato"})
 		<-third
 		time.Sleep(5 * lease) // virtual
 		select {
@@ -290,7 +319,7 @@ func TestWorkThatFailsIsTriedAgain(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var epochs []uint64
 		began := time.Now()
-		err := New(newMemory(), Config{Lease: lease}, discard()).Run(ctx, Claim{Account: "acme"}, func(_ context.Context, tn *Tenure) error {
+		err := New(newMemory(), Config{Lease: lease}, discard()).Run(ctx, Plan{Accounts: []string{"acme"}}, func(_ context.Context, _ string, tn *Tenure) error {
 			epochs = append(epochs, tn.Epoch())
 			if len(epochs) == 5 {
 				cancel()
@@ -311,7 +340,7 @@ func TestDeletedEntryEndsTheTenure(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
-		first, causes, stop := run(t, New(m, Config{Lease: lease}, discard()), Claim{Account: "acme"})
+		first, causes, stop := run(t, New(m, Config{Lease: lease}, discard()), claimOf{account: "acme"})
 		a := <-first
 		began := time.Now()
 		m.delete("account.acme")
@@ -337,13 +366,14 @@ func TestLateWriteIsNotTrustedAnew(t *testing.T) {
 	tests := []struct {
 		name string
 		// try writes key, where seen is released.
-		try   func(ctx context.Context, h *holding, seen stored) error
+		try   func(ctx context.Context, g *grip, seen stored) error
 		first bool // the late write is the first of the tenure
 	}{
-		{"renewal", func(ctx context.Context, h *holding, _ stored) error {
-			return h.rewrite(ctx, h.grips[0], h.grips[0].now.entry)
-		}, false},
-		{"takeover", func(ctx context.Context, h *holding, seen stored) error { return h.grab(ctx, key, seen) }, true},
+		{"renewal", func(ctx context.Context, g *grip, _ stored) error { return g.renew(ctx) }, false},
+		{"takeover", func(ctx context.Context, g *grip, seen stored) error {
+			_, err := g.grab(ctx, seen, g.tenure)
+			return err
+		}, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -351,7 +381,7 @@ func TestLateWriteIsNotTrustedAnew(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := &late{memory: newMemory()}
 				o := New(l, Config{Lease: lease}, discard())
-				h := &holding{owner: o, tenure: newTenure(o.clock, lease), writer: "me"}
+				g := &grip{claim: o.claim(key), tenure: newTenure(&holding{owner: o}, nil)}
 				if _, err := l.Create(t.Context(), key, []byte(`{"writer":"another","released":true}`)); err != nil {
 					t.Fatal(err)
 				}
@@ -360,14 +390,16 @@ func TestLateWriteIsNotTrustedAnew(t *testing.T) {
 					t.Fatal(err)
 				}
 				if !tt.first {
-					if err := h.grab(t.Context(), key, seen); err != nil {
+					got, err := g.grab(t.Context(), seen, g.tenure)
+					if err != nil {
 						t.Fatal(err)
 					}
+					g = got
 				}
 				l.silent = true
 				ctx, cancel := context.WithTimeout(t.Context(), lease/3)
 				defer cancel()
-				if err := tt.try(ctx, h, seen); err == nil {
+				if err := tt.try(ctx, g, seen); err == nil {
 					t.Fatal("a write without an answer succeeded")
 				}
 				if _, err := l.deliver(); err != nil {
@@ -375,13 +407,13 @@ func TestLateWriteIsNotTrustedAnew(t *testing.T) {
 				}
 				l.silent = false
 				time.Sleep(time.Second) // virtual
-				if err := tt.try(t.Context(), h, seen); err != nil {
+				if err := tt.try(t.Context(), g, seen); err != nil {
 					t.Fatal(err)
 				}
 				l.mu.Lock()
 				written := l.entries[key].at
 				l.mu.Unlock()
-				if sent := h.grips[0].sent.wall; written.Before(sent) {
+				if sent := g.tenure.fence.wall.Add(-g.tenure.length); written.Before(sent) {
 					t.Errorf("a write of %v is trusted from %v on", written, sent)
 				}
 			})
@@ -391,10 +423,13 @@ func TestLateWriteIsNotTrustedAnew(t *testing.T) {
 
 func TestClaimMustBeKeys(t *testing.T) {
 	t.Parallel()
-	for _, claim := range []Claim{{}, {Account: "a b"}, {Account: "acme", Destinations: []string{"*"}}, {Account: "a..b"}, {Account: "acme", Destinations: []string{""}}} {
-		err := New(newMemory(), Config{}, discard()).Run(t.Context(), claim, nil)
+	for _, plan := range []Plan{
+		{Accounts: []string{""}}, {Accounts: []string{"a b"}}, {Accounts: []string{"a..b"}},
+		{Accounts: []string{"acme"}, Destinations: []string{"*"}}, {Destinations: []string{""}},
+	} {
+		err := New(newMemory(), Config{}, discard()).Run(t.Context(), plan, nil)
 		if err == nil || !strings.Contains(err.Error(), "not a key") {
-			t.Errorf("Run of %+v = %v, want a refusal", claim, err)
+			t.Errorf("Run of %+v = %v, want a refusal", plan, err)
 		}
 	}
 }
@@ -411,7 +446,7 @@ func TestRealBucket(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return run(t, New(kv, Config{ID: id, Lease: short}, discard()), Claim{"sftp.acme_example-com", []string{"acme", "acme-2"}})
+		return run(t, New(kv, Config{ID: id, Lease: short}, discard()), claimOf{"sftp.acme_example-com", []string{"acme", "acme-2"}})
 	}
 	first, _, stopFirst := start(s.URL, "first")
 	a := <-first

@@ -3,6 +3,7 @@ package owner
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -26,49 +27,104 @@ func newClock() clock {
 
 func (c clock) now() instant { return instant{c.mono(), c.wall().Round(0)} }
 
-// Tenure is one unbroken ownership. Its methods may be called concurrently, and
-// after its end.
+// Tenure is one unbroken ownership of an account, or of an account and one of
+// its destinations. Its methods may be called concurrently, and after its end.
+// The zero Tenure allows nothing.
 type Tenure struct {
-	clock clock
+	// account is the tenure that a destination's is part of; nil in the
+	// tenure of an account.
+	account *Tenure
+	// holding keeps the account's keys.
+	holding *holding
+	clock   clock
 	// length is how long a write is trusted.
-	length time.Duration
-	epoch  uint64
-	lost   chan struct{} // closed by lose
+	length   time.Duration
+	epoch    uint64
+	before   string
+	orphaned bool
+	lost     chan struct{} // closed by lose
+	conns    conns
 
 	mu      sync.Mutex    // guards the rest
 	fence   instant       // the first moment not covered
 	over    bool          // lost, or released
 	changed chan struct{} // closed and replaced when fence or over changes
+	parts   []*Tenure     // of destinations, not yet over
+	busy    int           // what Begin counts
+	idle    time.Duration // since when busy is zero, on the monotonic clock
 }
 
-func newTenure(c clock, length time.Duration) *Tenure {
-	return &Tenure{clock: c, length: length, lost: make(chan struct{}), changed: make(chan struct{})}
+// newTenure returns a tenure that does not hold yet.
+func newTenure(h *holding, account *Tenure) *Tenure {
+	c := h.owner.clock
+	return &Tenure{
+		account: account, holding: h, clock: c, length: h.owner.cfg.Lease - h.owner.margin(),
+		lost: make(chan struct{}), changed: make(chan struct{}), idle: c.mono(),
+	}
 }
 
 // Epoch returns a number that grows with every ownership of the account, by
-// whichever process.
+// whichever process. Epochs of different accounts do not meet, unless an
+// account changes its owner a million times a second.
 func (t *Tenure) Epoch() uint64 { return t.epoch }
+
+// Orphaned reports whether the owner before did not release: it died, or was
+// cut off from the broker until its lease had run out.
+func (t *Tenure) Orphaned() bool { return t.orphaned }
+
+// Predecessor returns the ID of the process that was owner before; empty when
+// none is known.
+func (t *Tenure) Predecessor() string { return t.before }
 
 // Lost returns a channel that is closed once the lease could be over while
 // work has not returned. It also tells work that winds up after the end of its
-// context.
+// context. A destination's tenure is lost with its account's.
 func (t *Tenure) Lost() <-chan struct{} { return t.lost }
 
-// Allows reports whether a call that starts now and takes no longer than d
-// ends while the account is still owned.
-func (t *Tenure) Allows(d time.Duration) bool {
-	now := t.clock.now()
+// Begin says that something is in flight, until end is called: as long as that
+// is so, the account is not given up to another replica. What is in flight for
+// a destination is so for its account.
+func (t *Tenure) Begin() (end func()) {
+	if t.account != nil {
+		return t.account.Begin()
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.allows(now, d)
+	t.busy++
+	return sync.OnceFunc(func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.busy--; t.busy == 0 && t.clock.mono != nil {
+			t.idle = t.clock.mono()
+		}
+	})
 }
 
-// allows is Allows at the moment; the lock is held.
-func (t *Tenure) allows(now instant, d time.Duration) bool {
-	if t.over || t.fence == (instant{}) {
+// idleFor returns how long nothing has been in flight.
+func (t *Tenure) idleFor(now instant) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.busy > 0 {
+		return 0
+	}
+	return now.mono - t.idle
+}
+
+// Allows reports whether a call that starts now and takes no longer than d
+// ends while all is still owned.
+func (t *Tenure) Allows(d time.Duration) bool {
+	if t.clock.mono == nil {
 		return false
 	}
-	return now.mono+d < t.fence.mono && now.wall.Add(d).Before(t.fence.wall)
+	return t.covers(t.clock.now(), d)
+}
+
+// covers is Allows at the moment.
+func (t *Tenure) covers(now instant, d time.Duration) bool {
+	t.mu.Lock()
+	own := !t.over && t.fence != instant{} && now.mono+d < t.fence.mono && now.wall.Add(d).Before(t.fence.wall)
+	t.mu.Unlock()
+	return own && (t.account == nil || t.account.covers(now, d))
 }
 
 // Wait returns once Allows(d) holds: at once, or after the next renewal. It
@@ -79,22 +135,34 @@ func (t *Tenure) Wait(ctx context.Context, d time.Duration) error {
 		return fmt.Errorf("wait for %v of ownership: a lease covers less than %v; lengthen the lease or shorten the time-out", d, t.length)
 	}
 	for {
-		now := t.clock.now()
-		t.mu.Lock()
-		ok, over, changed := t.allows(now, d), t.over, t.changed
-		t.mu.Unlock()
-		if ok {
-			return nil
+		changed, over := t.state()
+		var accountChanged <-chan struct{}
+		if t.account != nil {
+			var accountOver bool
+			accountChanged, accountOver = t.account.state()
+			over = over || accountOver
 		}
-		if over {
+		switch {
+		case over:
 			return ErrLost
+		case t.Allows(d):
+			return nil
 		}
 		select {
 		case <-changed:
+		case <-accountChanged:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// state returns a channel that is closed when anything changes, and whether
+// the tenure is over.
+func (t *Tenure) state() (changed <-chan struct{}, over bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.changed, t.over
 }
 
 // extend trusts a write that was about to be sent at the moment.
@@ -111,33 +179,63 @@ func (t *Tenure) wake() {
 	t.changed = make(chan struct{})
 }
 
+// join makes t part of its account's tenure, unless that is over.
+func (t *Tenure) join() bool {
+	t.account.mu.Lock()
+	defer t.account.mu.Unlock()
+	if t.account.over {
+		return false
+	}
+	t.account.parts = append(t.account.parts, t)
+	return true
+}
+
 // end refuses everything from now on.
 func (t *Tenure) end() {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.over = true
 	t.wake()
+	t.mu.Unlock()
+	t.conns.end()
+	if t.account != nil {
+		t.account.mu.Lock()
+		defer t.account.mu.Unlock()
+		t.account.parts = slices.DeleteFunc(t.account.parts, func(p *Tenure) bool { return p == t })
+	}
 }
 
-// lose ends the tenure against the owner's will.
+// lose ends the tenure against the owner's will, and those of destinations
+// with it.
 func (t *Tenure) lose() {
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	parts := slices.Clone(t.parts)
 	if !t.over {
 		t.over = true
 		close(t.lost)
 		t.wake()
 	}
+	t.mu.Unlock()
+	t.conns.end()
+	for _, p := range parts {
+		p.lose()
+	}
 }
 
-// watch loses the tenure at its fence. It looks often, because a timer follows
+// watch loses tenures at their fence. It looks often, because a timer follows
 // the monotonic clock only.
 func (t *Tenure) watch(ctx context.Context, every time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
-		if !t.Allows(0) {
-			t.lose()
+		t.mu.Lock()
+		parts := slices.Clone(t.parts)
+		t.mu.Unlock()
+		for _, p := range append(parts, t) {
+			if !p.Allows(0) {
+				p.lose()
+			}
+		}
+		if _, over := t.state(); over {
 			return
 		}
 		select {

@@ -189,7 +189,7 @@ func (r *runner) work(ctx context.Context, conn *broker.Conn, cfg *config.Config
 	}
 	parts.Metrics = m
 	r.report(nil)
-	owners := owner.New(leases, owner.Config{ID: r.id, Lease: cfg.Lease}, r.log)
+	owners := owner.New(leases, owner.Config{ID: r.id, Program: r.program.Name, Lease: cfg.Lease}, r.log)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		m.WatchQueues(ctx, queuedepth.New(conn.JS, destinations).Read, r.log)
@@ -199,9 +199,20 @@ func (r *runner) work(ctx context.Context, conn *broker.Conn, cfg *config.Config
 		r.watch(ctx, conn, settings(cfg))
 		return nil
 	})
+	accounts := make(map[string]config.Account)
+	var plan owner.Plan
 	for _, account := range cfg.Accounts(r.program.Plugin) {
-		g.Go(func() error { return r.own(ctx, owners, parts, account) })
+		accounts[account.Key] = account
+		plan.Accounts = append(plan.Accounts, account.Key)
+		for _, d := range account.Destinations {
+			plan.Destinations = append(plan.Destinations, d.ID)
+		}
 	}
+	g.Go(func() error {
+		return owners.Run(ctx, plan, func(ctx context.Context, account string, tenure *owner.Tenure) error {
+			return r.program.Work(ctx, parts, accounts[account], tenure)
+		})
+	})
 	return g.Wait()
 }
 
@@ -220,21 +231,6 @@ func (r *runner) watch(ctx context.Context, conn *broker.Conn, want broker.Setti
 
 func settings(cfg *config.Config) broker.Settings {
 	return broker.Settings{Replicas: cfg.Broker.Replicas}
-}
-
-// own works the account whenever it belongs to this process.
-func (r *runner) own(ctx context.Context, owners *owner.Owner, p Parts, account config.Account) error {
-	claim := owner.Claim{Account: account.Key}
-	for _, d := range account.Destinations {
-		claim.Destinations = append(claim.Destinations, d.ID)
-	}
-	return owners.Run(ctx, claim, func(ctx context.Context, tenure *owner.Tenure) error {
-		for _, d := range account.Destinations {
-			p.Metrics.Owned(d.ID).Set(1)
-			defer p.Metrics.Owned(d.ID).Set(0)
-		}
-		return r.program.Work(ctx, p, account, tenure)
-	})
 }
 
 // metrics begins the metrics of a configuration: their labels are its

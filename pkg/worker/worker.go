@@ -38,8 +38,8 @@ import (
 )
 
 // Work does the work of one account until ctx ends, and returns when all it
-// started has returned. The account and all of its destinations are owned by
-// this process meanwhile.
+// started has returned. The account is owned by this process meanwhile; what is
+// done for a destination goes through [Parts.Destinations].
 type Work func(ctx context.Context, p Parts, account config.Account, tenure *owner.Tenure) error
 
 // Program is what differs between the workers.
@@ -73,6 +73,26 @@ type Parts struct {
 	Sources *source.Opener
 	// Rejects keeps the rows that cannot be sent.
 	Rejects jetstream.ObjectStore
+}
+
+// Destinations works each destination of the account in a tenure of its own
+// until ctx ends, and returns when all work has returned. What fails for one is
+// logged and tried again, and does not disturb the others. tenure and ctx are
+// the account's.
+func (p Parts) Destinations(ctx context.Context, account config.Account, tenure *owner.Tenure,
+	work func(ctx context.Context, d config.Destination, tenure *owner.Tenure) error,
+) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, d := range account.Destinations {
+		g.Go(func() error {
+			return tenure.Destination(ctx, d.ID, func(ctx context.Context, tenure *owner.Tenure) error {
+				p.Metrics.Owned(d.ID).Set(1)
+				defer p.Metrics.Owned(d.ID).Set(0)
+				return work(ctx, d, tenure)
+			})
+		})
+	}
+	return g.Wait()
 }
 
 // mostCallTimeout is the time-out of a call when leases are long.

@@ -46,13 +46,13 @@ type place struct {
 	work func(ctx context.Context, c *call) error
 }
 
-// call is one call of Work.
+// call is one call of the work of a destination.
 type call struct {
-	parts        worker.Parts
-	account      config.Account
-	destinations []string
-	epoch        uint64
-	ended        error // cause of the context, once the call has returned
+	parts       worker.Parts
+	account     config.Account
+	destination string
+	epoch       uint64
+	ended       error // cause of the context, once the call has returned
 }
 
 func newPlace(t *testing.T) *place {
@@ -131,12 +131,14 @@ func (p *place) run(ctx context.Context) error {
 	}, worker.Options{ConfigFile: p.file, Log: slog.New(slog.NewJSONHandler(p.log, nil))})
 }
 
-// note notes a call of Work.
+// note notes a call of the work of each destination.
 func (p *place) note(ctx context.Context, parts worker.Parts, account config.Account, tenure *owner.Tenure) error {
-	c := &call{parts: parts, account: account, epoch: tenure.Epoch()}
-	for _, d := range account.Destinations {
-		c.destinations = append(c.destinations, d.ID)
-	}
+	return parts.Destinations(ctx, account, tenure, func(ctx context.Context, d config.Destination, tenure *owner.Tenure) error {
+		return p.noteOne(ctx, &call{parts: parts, account: account, destination: d.ID, epoch: tenure.Epoch()})
+	})
+}
+
+func (p *place) noteOne(ctx context.Context, c *call) error {
 	p.mu.Lock()
 	p.calls = append(p.calls, c)
 	work := p.work
@@ -178,7 +180,7 @@ func (p *place) working() []string {
 	var list []string
 	for _, c := range p.begun() {
 		if c.ended == nil {
-			list = append(list, strings.Join(c.destinations, "+"))
+			list = append(list, c.destination)
 		}
 	}
 	slices.Sort(list)
@@ -266,13 +268,13 @@ func TestWorksEveryAccountAndStopsClean(t *testing.T) { //nolint:paralleltest //
 	p := newPlace(t)
 	conn := p.broker.Conn(t)
 	stop := p.start()
-	p.works("a+b", "c")
+	p.works("a", "b", "c")
 	p.readiness(200, "ready")
 	for _, c := range p.begun() {
 		if c.account.Key == "" || c.epoch == 0 || c.parts.Config == nil || c.parts.Sources == nil || c.parts.Rejects == nil ||
 			c.parts.Conn == nil || c.parts.Ledger == nil || c.parts.Events == nil || c.parts.DeadLetters == nil ||
 			c.parts.Metrics == nil || c.parts.Log == nil {
-			t.Errorf("work on %v lacks a part: %+v", c.destinations, c)
+			t.Errorf("work on %v lacks a part: %+v", c.destination, c)
 		}
 	}
 	_, metrics := p.get("/metrics")
@@ -343,12 +345,12 @@ func TestReadinessFollowsTheBroker(t *testing.T) {
 	}
 	p.broker.Restart()
 	p.readiness(200, "ready")
-	p.works("a+b", "c")
+	p.works("a", "b", "c")
 	p.broker.Stop()
 	p.readiness(503, "connection to the broker is lost")
 	p.broker.Restart()
 	p.readiness(200, "ready")
-	p.works("a+b", "c") // the leases have run out, and are taken again
+	p.works("a", "b", "c") // the leases have run out, and are taken again
 	if err := stop(); err != nil {
 		t.Errorf("Run = %v", err)
 	}
@@ -365,7 +367,7 @@ func TestStopWhileTheBrokerIsDown(t *testing.T) {
 			}
 			stop := p.start()
 			if once == "lost" {
-				p.works("a+b", "c")
+				p.works("a", "b", "c")
 				p.broker.Stop()
 			}
 			p.readiness(503, "broker")
@@ -423,19 +425,19 @@ func TestReload(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
 	p.start()
-	p.works("a+b", "c")
+	p.works("a", "b", "c")
 
 	p.write("destinations: [")
 	p.eventually("report of the fault", func() bool { return strings.Contains(p.log.String(), "the old one stays in force") })
-	if got := p.begun(); len(got) != 2 || len(p.working()) != 2 {
+	if got := p.begun(); len(got) != 3 || len(p.working()) != 3 {
 		t.Errorf("%d calls, %v working after a faulty file; want those of before, undisturbed", len(got), p.working())
 	}
 
 	p.configure("source_prefixes: [file:///new/]", "a: u1", "c: u2", "d: u2")
-	p.works("a", "c+d")
-	for _, c := range p.begun()[2:] {
+	p.works("a", "c", "d")
+	for _, c := range p.begun()[3:] {
 		if diff := cmp.Diff([]string{"file:///new/"}, c.parts.Config.SourcePrefixes); diff != "" {
-			t.Errorf("%v is worked under another configuration (-want +got):\n%s", c.destinations, diff)
+			t.Errorf("%v is worked under another configuration (-want +got):\n%s", c.destination, diff)
 		}
 	}
 	p.readiness(200, "ready")
@@ -524,25 +526,25 @@ func TestFailingWorkIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
 	p.work = func(ctx context.Context, c *call) error {
-		if c.destinations[0] == "c" && len(p.begun()) < 4 {
+		if c.destination == "c" && len(p.begun()) < 5 {
 			return errors.New("broken")
 		}
 		<-ctx.Done()
 		return nil
 	}
 	p.start()
-	p.eventually("two more attempts", func() bool { return len(p.begun()) == 4 })
-	p.works("a+b", "c")
+	p.eventually("two more attempts", func() bool { return len(p.begun()) == 5 })
+	p.works("a", "b", "c")
 	var epochs []uint64
 	for _, c := range p.begun() {
-		if c.destinations[0] == "c" {
+		if c.destination == "c" {
 			epochs = append(epochs, c.epoch)
 		} else if c.ended != nil {
-			t.Errorf("%v was disturbed: %v", c.destinations, c.ended)
+			t.Errorf("%v was disturbed: %v", c.destination, c.ended)
 		}
 	}
-	if !slices.IsSorted(epochs) || epochs[0] == epochs[2] {
-		t.Errorf("epochs %v, want a new one for each ownership", epochs)
+	if epochs[0] != epochs[2] {
+		t.Errorf("epochs %v: the account was given up for one destination's error", epochs)
 	}
 	p.readiness(200, "ready")
 }

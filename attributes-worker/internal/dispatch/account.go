@@ -38,7 +38,7 @@ const connections = 256
 
 // Account is what the destinations of one account share.
 type Account struct {
-	client     *attentive.Client
+	client     *attentive.Client // past the limiters
 	tenure     *owner.Tenure
 	timeout    time.Duration // of a call
 	barrier    *barrier
@@ -54,7 +54,6 @@ type Account struct {
 // endpoint is what the calls of one kind share.
 type endpoint struct {
 	name    metrics.Endpoint
-	client  *attentive.Client // through the limiter
 	limiter *limiter.Limiter
 	barrier *barrier
 	outage  outage
@@ -66,6 +65,7 @@ func NewAccount(p worker.Parts, a config.Account, tenure *owner.Tenure) (*Accoun
 	timeout := p.CallTimeout()
 	client, err := attentive.New(attentive.Config{
 		BaseURL: credential.API.BaseURL, Key: credential.APIKey, Timeout: timeout, Connections: connections,
+		Fence: tenure.Conn,
 	})
 	if err != nil {
 		return nil, err
@@ -98,21 +98,26 @@ func NewAccount(p worker.Parts, a config.Account, tenure *owner.Tenure) (*Accoun
 		contract.Unsubscribe: {metrics.Unsubscribe, ceilings.Unsubscribe},
 	} {
 		l := limiter.New(e.perSecond)
-		acc.endpoints[kind] = &endpoint{name: e.name, client: client.Through(acc.gate(l)), limiter: l, barrier: newBarrier(kind)}
+		acc.endpoints[kind] = &endpoint{name: e.name, limiter: l, barrier: newBarrier(kind)}
 	}
 	return acc, nil
 }
 
-// gate lets a request's first byte pass when limit and lease allow it.
-func (a *Account) gate(l *limiter.Limiter) attentive.Gate {
-	return func(ctx context.Context, write func() error) error {
+// through returns a client whose requests send their first byte when limit and
+// lease allow it.
+func (a *Account) through(l *limiter.Limiter, tenure *owner.Tenure) *attentive.Client {
+	return a.client.Through(func(ctx context.Context, write func() error) error {
 		return l.Do(ctx, func() error {
-			if !a.tenure.Allows(a.timeout) {
-				return fault.Interruptedf("the lease would end before the call's time-out")
+			if !tenure.Allows(a.timeout) {
+				return errLease()
 			}
 			return write()
 		})
-	}
+	})
+}
+
+func errLease() error {
+	return fault.Interruptedf("the lease would end before the call's time-out")
 }
 
 // passes are the leave to make one call, of the account and of the endpoint.
@@ -157,6 +162,9 @@ func (a *Account) probe(ctx context.Context, account *pass, count counter) error
 // me asks the API whom the key belongs to, a call without an effect, and tells
 // the pass what that shows of the account.
 func (a *Account) me(ctx context.Context, account *pass, count counter) (attentive.Account, error) {
+	if !a.tenure.Allows(a.timeout) {
+		return attentive.Account{}, errLease()
+	}
 	began := time.Now()
 	who, result, err := a.client.Me(ctx)
 	count.call(metrics.Me, began, result, err)

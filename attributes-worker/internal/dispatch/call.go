@@ -43,7 +43,7 @@ type Call struct {
 // limit and lease allow it. It returns the error of call.
 func (c *Call) Do(name metrics.Endpoint, call func(*attentive.Client) (attentive.Result, error)) error {
 	began := time.Now()
-	result, err := call(c.endpoint.client)
+	result, err := call(c.dispatcher.client)
 	counter{c.dispatcher.Metrics, c.dispatcher.Destination.ID}.call(name, began, result, err)
 	c.made = true
 	own := name == c.endpoint.name
@@ -114,7 +114,7 @@ func (d *Dispatcher) call(ctx context.Context, p *Profile) (called bool, err err
 		p.first, p.held = time.Now(), 0
 	}
 	began = time.Now()
-	if err := d.Account.tenure.Wait(behind, d.Account.timeout); err != nil {
+	if err := d.Tenure.Wait(behind, d.Account.timeout); err != nil {
 		return false, fault.Interruptedf("wait for the lease: %w", err)
 	}
 	if err := e.limiter.Acquire(behind); err != nil || behind.Err() != nil {

@@ -19,6 +19,7 @@ import (
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/job"
 	"attentive.internal/pkg/metrics"
+	"attentive.internal/pkg/owner"
 	"attentive.internal/pkg/queue"
 )
 
@@ -46,10 +47,13 @@ type Dispatcher struct {
 	Kind        contract.Kind
 	Destination config.Destination
 	Account     *Account
-	Sender      Sender
+	// Tenure is the ownership of the destination.
+	Tenure *owner.Tenure
+	Sender Sender
 	job.Parts
 
-	holds holds
+	client *attentive.Client // through the endpoint's limiter, while Tenure lasts
+	holds  holds
 }
 
 // Sender makes the calls of one kind. Its methods are called concurrently, but
@@ -94,6 +98,7 @@ type Profile struct {
 // and what follows it may be of the same subscriber.
 func (d *Dispatcher) Run(ctx context.Context) error {
 	lanes := lane.New()
+	d.client = d.Account.through(d.Account.endpoints[d.Kind].limiter, d.Tenure)
 	d.holds.notice = func() *notice {
 		return &notice{destinations: []string{d.Destination.ID}, kinds: []contract.Kind{d.Kind}, metrics: d.Metrics, log: d.Log}
 	}

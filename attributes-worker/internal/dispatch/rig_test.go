@@ -59,8 +59,8 @@ type rig struct {
 	conn    *broker.Conn
 	sandbox *sandboxtest.Running
 	key     string // file of the API key
-	// credential whose key that is.
-	credential string
+	// credential whose key that is, and destination that logs in with it.
+	credential, destination string
 	// apiURL of the sandbox, or of what stands before it.
 	apiURL string
 	// settings of the destination beside those that all tests share, in YAML.
@@ -79,7 +79,7 @@ func newRigOf(t *testing.T, cfg sandbox.Config) *rig {
 	server := queuetest.Start(t)
 	r := &rig{
 		t: t, server: server, conn: server.Conn(t), sandbox: sandboxtest.Start(t, cfg),
-		key: filepath.Join(t.TempDir(), "key"), credential: "acme-api", settings: "single_opt_in: true",
+		key: filepath.Join(t.TempDir(), "key"), credential: "acme-api", destination: acme, settings: "single_opt_in: true",
 	}
 	r.apiURL = r.sandbox.APIURL()
 	r.write(r.key, sandboxtest.Token)
@@ -109,7 +109,7 @@ destinations:
   settings: {identifier: phone, sign_up_unit: %q, unknown_settle: %v, %s}
   templates:
   - {id: default, columns: {phone: phone}}
-`, r.server.URL, lease, r.credential, r.key, r.apiURL, acme, r.credential, sandboxtest.SignUpUnit, settle, r.settings))
+`, r.server.URL, lease, r.credential, r.key, r.apiURL, r.destination, r.credential, sandboxtest.SignUpUnit, settle, r.settings))
 	cfg, err := config.Load(file)
 	if err != nil {
 		r.t.Fatal(err)
@@ -123,8 +123,9 @@ destinations:
 
 // running is a worker that sends the profiles of acme.
 type running struct {
-	// stop ends it, gracefully, and waits.
+	// stop ends it, gracefully, and waits; cancel does not wait.
 	stop    func()
+	cancel  func()
 	metrics *metrics.Metrics
 	logged  *logged
 }
@@ -138,7 +139,7 @@ func (r *rig) startAt(url string) *running {
 	cfg, account := r.account()
 	conn := queuetest.Connect(r.t, url)
 	run := &running{
-		metrics: metrics.New(prometheus.NewRegistry(), []metrics.Destination{{ID: acme, Credential: r.credential, Kinds: kinds()}}),
+		metrics: metrics.New(prometheus.NewRegistry(), []metrics.Destination{{ID: r.destination, Credential: r.credential, Kinds: kinds()}}),
 		logged:  &logged{},
 	}
 	log := slog.New(slog.NewMultiHandler(slog.NewTextHandler(r.t.Output(), nil), run.logged))
@@ -154,9 +155,12 @@ func (r *rig) startAt(url string) *running {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.t.Context()))
 	done := make(chan error, 1)
 	go func() {
-		done <- owners.Run(ctx, owner.Claim{Account: account.Key, Destinations: []string{acme}},
-			func(ctx context.Context, tenure *owner.Tenure) error { return send(ctx, parts, account, tenure) })
+		done <- owners.Run(ctx, owner.Plan{Accounts: []string{account.Key}, Destinations: []string{r.destination}},
+			func(ctx context.Context, _ string, tenure *owner.Tenure) error {
+				return send(ctx, parts, account, tenure)
+			})
 	}()
+	run.cancel = cancel
 	run.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -181,12 +185,18 @@ func send(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.T
 	consents := dispatch.NewConsents(account, d, consent.New(people, consent.Config{Key: make([]byte, 32), Settle: settle}))
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return account.Run(ctx) })
-	for kind, sender := range map[contract.Kind]dispatch.Sender{
-		contract.Attributes: dispatch.Attributes{}, contract.Subscribe: consents, contract.Unsubscribe: consents,
-	} {
-		profiles := &dispatch.Dispatcher{Kind: kind, Destination: d, Account: account, Sender: sender, Parts: p.Parts}
-		g.Go(func() error { return profiles.Run(ctx) })
-	}
+	g.Go(func() error {
+		return p.Destinations(ctx, a, tenure, func(ctx context.Context, d config.Destination, tenure *owner.Tenure) error {
+			g, ctx := errgroup.WithContext(ctx)
+			for kind, sender := range map[contract.Kind]dispatch.Sender{
+				contract.Attributes: dispatch.Attributes{}, contract.Subscribe: consents, contract.Unsubscribe: consents,
+			} {
+				profiles := &dispatch.Dispatcher{Kind: kind, Destination: d, Account: account, Tenure: tenure, Sender: sender, Parts: p.Parts}
+				g.Go(func() error { return profiles.Run(ctx) })
+			}
+			return g.Wait()
+		})
+	})
 	err = g.Wait()
 	account.HandOver()
 	return err
@@ -235,7 +245,7 @@ func (r *rig) eventually(check func() error) {
 			r.t.Fatal(err)
 		}
 		select {
-		case <-time.After(5 * time.Millisecond):
+		case <-time.After(20 * time.Millisecond):
 		case <-r.t.Context().Done():
 			r.t.Fatal(err)
 		}
@@ -278,7 +288,7 @@ func (r *rig) publish(profiles ...*attentivev1.Profile) {
 	r.t.Helper()
 	client := publish.New(r.conn)
 	for _, p := range profiles {
-		if _, err := client.Profile(r.t.Context(), acme, contract.LiveJob, p); err != nil {
+		if _, err := client.Profile(r.t.Context(), r.destination, contract.LiveJob, p); err != nil {
 			r.t.Fatal(err)
 		}
 	}
@@ -299,7 +309,7 @@ func (r *rig) waiting(kind contract.Kind) int {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	info, err := s.Info(r.t.Context(), jetstream.WithSubjectFilter(contract.ConsumerFilter(kind, acme)))
+	info, err := s.Info(r.t.Context(), jetstream.WithSubjectFilter(contract.ConsumerFilter(kind, r.destination)))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -327,11 +337,11 @@ func (r *rig) drained(of ...contract.Kind) {
 	})
 }
 
-// letters returns the dead letters, oldest first.
+// letters returns the destination's dead letters, oldest first.
 func (r *rig) letters() []deadletter.Letter {
 	r.t.Helper()
 	var all []deadletter.Letter
-	for l, err := range deadletter.New(r.conn, "test").List(r.t.Context(), deadletter.Filter{}) {
+	for l, err := range deadletter.New(r.conn, "test").List(r.t.Context(), deadletter.Filter{Destination: r.destination}) {
 		if err != nil {
 			r.t.Fatal(err)
 		}
@@ -389,7 +399,7 @@ func (r *rig) status(phone string) api.Status {
 // blocked waits until the metric of a block has the value.
 func (r *rig) blocked(run *running, kind contract.Kind, scope fault.Scope, reason fault.Reason, want float64) {
 	r.t.Helper()
-	gauge := run.metrics.Blocked(kind, acme, metrics.Block{Scope: scope, Reason: reason})
+	gauge := run.metrics.Blocked(kind, r.destination, metrics.Block{Scope: scope, Reason: reason})
 	r.eventually(func() error {
 		if got := value(gauge); got != want {
 			return fmt.Errorf("blocked %s by %s %s: %v, want %v", kind, scope, reason, got, want)

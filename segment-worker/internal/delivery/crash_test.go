@@ -298,7 +298,7 @@ func TestSweep(t *testing.T) {
 	stale := []string{".relay.1.acme." + died.JobID + ".1", ".relay." + epoch + ".acme." + died.JobID + ".2"}
 	foreign := []string{
 		".relay.1.acme.7c1d7e0b-4a53-4c6e-9d0f-6f1f0d6f3a10.1", // a job that our ledger does not know
-		".relay.99999999999999.acme." + died.JobID + ".1",      // of an owner after us
+		".relay.9999999999999999.acme." + died.JobID + ".1",      // of an owner after us
 		".relay.notes", ".hidden", "readme.txt",
 	}
 	for _, f := range slices.Concat(stale, foreign) {
