@@ -3,6 +3,7 @@ package event_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -110,6 +111,31 @@ func TestFollowSurvivesARestartOfTheBroker(t *testing.T) {
 		p.Publish(ctx, contract.Segment, of(succeeded))
 	})
 	want(t, got, received, publishing, succeeded)
+}
+
+// A request that is lost with its connection is never answered. Whoever follows
+// for hours must not wait for it as long.
+func TestFollowAsksAgainWhenARequestIsLost(t *testing.T) {
+	t.Parallel()
+	s := queuetest.Start(t)
+	p := event.NewPublisher(s.Conn(t), slog.New(slog.DiscardHandler))
+	p.Publish(bounded(t), contract.Segment, of(received))
+	p.Publish(bounded(t), contract.Segment, of(succeeded))
+	for _, moment := range []queuetest.Moment{queuetest.Before, queuetest.After} {
+		for n := 1; n <= 3; n++ { // the stream, and two events
+			t.Run(fmt.Sprintf("%s request %d", moment, n), func(t *testing.T) {
+				t.Parallel()
+				w := queuetest.StartTripwire(t, s.URL, queuetest.Trip{At: n, Moment: moment, Counts: func(subject string) bool {
+					return strings.Contains(subject, "."+broker.StreamEvents)
+				}})
+				got := following(bounded(t), t, queuetest.Connect(t, w.URL), func([]attentivev1.JobState) {})
+				want(t, got, received, succeeded)
+				if w.Seen() < n {
+					t.Errorf("%d requests, want at least %d", w.Seen(), n)
+				}
+			})
+		}
+	}
 }
 
 // The events of a job whose dead letter was replayed look like those before.

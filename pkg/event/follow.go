@@ -23,6 +23,9 @@ const (
 	// lookSoon is when it first looks again, and after each waking: the broker
 	// passes an event on before it has stored it.
 	lookSoon = 5 * time.Millisecond
+	// lookTimeout bounds one look: a request that was lost with its connection is
+	// never answered, and the follower's context may last for hours.
+	lookTimeout = 5 * time.Second
 )
 
 // Follow yields the events of a job from the first that is stored, then as
@@ -83,23 +86,14 @@ func (f *follower) subject() string {
 func (f *follower) next(ctx context.Context) (*attentivev1.JobEvent, error) {
 	wait := lookSoon
 	for {
-		e, err := f.stored(ctx)
+		e, err := f.look(ctx)
 		switch {
 		case err == nil:
-			f.ended = terminal(e.GetState())
 			return e, nil
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			return nil, fmt.Errorf("%w: %s: start a worker, which creates it", err, broker.StreamEvents)
-		case errors.Is(err, jetstream.ErrMsgNotFound):
-			if f.ended {
-				return nil, nil
-			}
-			if e := f.fromLedger(ctx); e != nil {
-				f.ended = true
-				return e, nil
-			}
 		}
 		// Nothing new, or a broker that does not answer: look again.
 		select {
@@ -110,6 +104,28 @@ func (f *follower) next(ctx context.Context) (*attentivev1.JobEvent, error) {
 			wait = min(2*wait, lookEvery)
 		}
 	}
+}
+
+// look looks for the next event once. It returns nil and no error when there
+// will be none.
+func (f *follower) look(ctx context.Context) (*attentivev1.JobEvent, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, lookTimeout, errors.New("the broker did not answer in time"))
+	defer cancel()
+	e, err := f.stored(ctx)
+	switch {
+	case err == nil:
+		f.ended = terminal(e.GetState())
+		return e, nil
+	case !errors.Is(err, jetstream.ErrMsgNotFound):
+		return nil, err
+	case f.ended:
+		return nil, nil
+	}
+	if e := f.fromLedger(ctx); e != nil {
+		f.ended = true
+		return e, nil
+	}
+	return nil, err
 }
 
 // stored reads the next event from the stream.
