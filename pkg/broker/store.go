@@ -16,6 +16,11 @@ var ErrFull = errors.New("the stream is full")
 // ErrMissing is returned by Store when no stream takes the subject.
 var ErrMissing = errors.New("the stream does not exist")
 
+// ErrUnanswered is returned by Store when the broker did not say in time whether
+// it has stored the message: the connection is lost, the stream has no leader at
+// the moment, or its disk is slow.
+var ErrUnanswered = errors.New("the broker did not answer")
+
 // Codes of a refusal for want of room: a limit of the account, a lack of
 // resources, of disk, and "the store failed", by which a stream at its ceiling
 // answers.
@@ -32,10 +37,58 @@ const (
 // stored or not: only a message with an id may simply be stored again.
 func (c *Conn) Store(ctx context.Context, stream string, m *nats.Msg) (*jetstream.PubAck, error) {
 	ack, err := c.JS.PublishMsg(ctx, m, jetstream.WithExpectStream(stream))
-	if err != nil {
-		return nil, fmt.Errorf("store in %s under %s: %w", stream, m.Subject, Explain(err))
+	if errors.Is(err, jetstream.ErrNoStreamResponse) && !c.leaderless(ctx, stream) {
+		err = jetstream.ErrStreamNotFound
 	}
-	return ack, nil
+	switch {
+	case err == nil:
+		return ack, nil
+	case unanswered(err):
+		err = fmt.Errorf("%w (%w): it may be stored or not; store the same message again, its id keeps it from being stored twice", ErrUnanswered, err)
+	default:
+		if err = Explain(err); errors.Is(err, ErrFull) {
+			err = fmt.Errorf("%w: %s", err, room(stream))
+		}
+	}
+	return nil, fmt.Errorf("store in %s under %s: %w", stream, m.Subject, err)
+}
+
+// room says who makes room in a stream.
+func room(stream string) string {
+	switch stream {
+	case StreamJobs, StreamProfiles:
+		return "the workers make room as they work; if they do not, see what blocks them"
+	case StreamDead:
+		return "replayed dead letters make room"
+	}
+	return "raise its ceiling"
+}
+
+// codeInProcess answers a message whose id is that of one which a stream without
+// most of its members has received and not stored yet.
+const codeInProcess jetstream.ErrorCode = 10158
+
+// unanswered reports whether err says that no answer came, or none that decides.
+func unanswered(err error) bool {
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == codeInProcess {
+		return true
+	}
+	for _, want := range []error{
+		context.DeadlineExceeded, jetstream.ErrNoStreamResponse,
+		nats.ErrTimeout, nats.ErrDisconnected, nats.ErrConnectionReconnecting, nats.ErrReconnectBufExceeded,
+	} {
+		if errors.Is(err, want) {
+			return true
+		}
+	}
+	return false
+}
+
+// leaderless reports whether a stream that nobody answers for exists: then its
+// leader is being elected. Only the leader listens.
+func (c *Conn) leaderless(ctx context.Context, stream string) bool {
+	_, err := c.JS.Stream(ctx, stream)
+	return !errors.Is(err, jetstream.ErrStreamNotFound)
 }
 
 // Explain makes an error of JetStream one of ErrFull or ErrMissing, with what
@@ -43,7 +96,7 @@ func (c *Conn) Store(ctx context.Context, stream string, m *nats.Msg) (*jetstrea
 func Explain(err error) error {
 	var api *jetstream.APIError
 	switch {
-	case errors.Is(err, jetstream.ErrNoStreamResponse), errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrBucketNotFound):
+	case errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrBucketNotFound):
 		return fmt.Errorf("%w: start a worker, which creates it, or have the broker's operator create it", ErrMissing)
 	case errors.As(err, &api):
 		switch api.ErrorCode {

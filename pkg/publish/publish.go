@@ -5,9 +5,9 @@
 // and not a dead letter there. What returns without an error is stored by the
 // broker. A full queue refuses; nothing old is dropped for something new.
 //
-// After an error that leaves open whether a message was stored, such as a
-// time-out, publish the same message again: its id keeps it from being stored
-// twice within the duplicate window of its queue, 24 hours for jobs and 2
+// After an error that leaves open whether a message was stored, such as
+// [broker.ErrUnanswered], publish the same message again: its id keeps it from
+// being stored twice within the duplicate window of its queue, 24 hours for jobs and 2
 // minutes for profiles. A job is done once however often it is published.
 package publish
 
@@ -45,8 +45,9 @@ type Receipt struct {
 
 // SegmentJob publishes a job. It fails with a Permanent fault when the job
 // breaks the contract or its id was used for another job, and with
-// [broker.ErrFull] or [broker.ErrMissing] when the queue cannot take it.
-// Package event follows what becomes of it.
+// [broker.ErrFull] or [broker.ErrMissing] when the queue cannot take it. After
+// [broker.ErrUnanswered] the same job is to be published again. Package event
+// follows what becomes of it.
 func (c *Client) SegmentJob(ctx context.Context, job *attentivev1.SegmentJob) (Receipt, error) {
 	return c.job(ctx, contract.Segment, job)
 }

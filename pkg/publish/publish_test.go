@@ -203,7 +203,7 @@ func TestFullAndMissingQueues(t *testing.T) {
 	if err := c.Ensure(ctx, broker.Settings{JobsBytes: 1, ProfilesBytes: 1}); err != nil {
 		t.Fatal(err)
 	}
-	try := func(want error) {
+	try := func(want error, remedy string) {
 		t.Helper()
 		_, segment := p.SegmentJob(ctx, segmentJob())
 		_, attributes := p.AttributesJob(ctx, attributesJob())
@@ -212,18 +212,18 @@ func TestFullAndMissingQueues(t *testing.T) {
 			err    error
 			stream string
 		}{{segment, broker.StreamJobs}, {attributes, broker.StreamJobs}, {person, broker.StreamProfiles}} {
-			if !errors.Is(tt.err, want) || !strings.Contains(tt.err.Error(), tt.stream) {
-				t.Errorf("error = %v, want %q and %s", tt.err, want, tt.stream)
+			if !errors.Is(tt.err, want) || !strings.Contains(tt.err.Error(), tt.stream) || !strings.Contains(tt.err.Error(), remedy) {
+				t.Errorf("error = %v, want %q, %s and %q", tt.err, want, tt.stream, remedy)
 			}
 		}
 	}
-	try(broker.ErrFull)
+	try(broker.ErrFull, "the workers make room")
 	for _, name := range []string{broker.StreamJobs, broker.StreamProfiles} {
 		if err := c.JS.DeleteStream(ctx, name); err != nil {
 			t.Fatal(err)
 		}
 	}
-	try(broker.ErrMissing)
+	try(broker.ErrMissing, "start a worker")
 }
 
 // Upstream needs no client of ours: this is what the README shows for the
