@@ -44,6 +44,7 @@ const (
 type Watch struct {
 	destination string
 	job.Parts
+	lookEvery, tellEvery time.Duration
 
 	profiles, dead jetstream.Stream // nil until Run has found them
 
@@ -63,7 +64,7 @@ type watched struct {
 
 // New returns a Watch of a destination.
 func New(destination string, parts job.Parts) *Watch {
-	return &Watch{destination: destination, Parts: parts, jobs: make(map[string]*watched)}
+	return &Watch{destination: destination, Parts: parts, lookEvery: lookEvery, tellEvery: tellEvery, jobs: make(map[string]*watched)}
 }
 
 // Add has a job watched that the ledger knows as sending. It may be called
@@ -79,7 +80,7 @@ func (w *Watch) Add(jobID string) {
 // Run looks after the jobs, those that an earlier owner left included, until
 // ctx ends.
 func (w *Watch) Run(ctx context.Context) error {
-	ticker := time.NewTicker(lookEvery)
+	ticker := time.NewTicker(w.lookEvery)
 	defer ticker.Stop()
 	failing := false
 	for {
@@ -143,7 +144,7 @@ func (w *Watch) look(ctx context.Context) error {
 func (w *Watch) lookAt(ctx context.Context, id string, job *watched) error {
 	// Outstanding first: a profile is a dead letter before it leaves its queue.
 	outstanding, err := count(ctx, w.profiles, contract.ProfileSubject(w.destination, "*", id))
-	if err != nil || outstanding == job.told && time.Since(job.at) < tellEvery {
+	if err != nil || outstanding == job.told && time.Since(job.at) < w.tellEvery {
 		return err
 	}
 	dead, err := count(ctx, w.dead, contract.DeadSubject("*", w.destination, id))

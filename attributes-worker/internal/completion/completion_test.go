@@ -3,6 +3,7 @@ package completion_test
 import (
 	"context"
 	"log/slog"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -107,10 +108,21 @@ func (r *rig) dead(kind contract.Kind, id string, sequence uint64) {
 // watch runs a Watch until stop is called, or the test ends.
 func (r *rig) watch(conn *broker.Conn) (w *completion.Watch, stop func()) {
 	r.t.Helper()
+	w = r.newWatch(conn)
+	return w, r.run(w)
+}
+
+func (r *rig) newWatch(conn *broker.Conn) *completion.Watch {
+	r.t.Helper()
 	log := slog.New(slog.NewTextHandler(r.t.Output(), nil))
-	w = completion.New(acme, job.Parts{
+	return completion.New(acme, job.Parts{
 		Conn: conn, Ledger: r.ledger(conn), Events: event.NewPublisher(conn, log), Metrics: r.metrics, Log: log,
 	})
+}
+
+// run runs w until stop is called, or the test ends.
+func (r *rig) run(w *completion.Watch) (stop func()) {
+	r.t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.t.Context()))
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
@@ -126,7 +138,7 @@ func (r *rig) watch(conn *broker.Conn) (w *completion.Watch, stop func()) {
 		}
 	}
 	r.t.Cleanup(stop)
-	return w, stop
+	return stop
 }
 
 // told follows the job until check accepts an event, and returns it.
@@ -257,6 +269,66 @@ func TestABrokerThatRestarts(t *testing.T) {
 	}
 	r.sent(id)
 	r.told(id, succeeded)
+}
+
+// Progress is told when it changes, and again after a while: an event can be lost
+// with the connection, and whoever follows must not wait until the job goes on.
+func TestProgressIsToldAgain(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name  string
+		lost  int           // which event is lost
+		tell  time.Duration // how long nothing new is told
+		least int           // events that must come
+		most  int           // that may have come by then
+	}{
+		{"nothing is lost", 0, time.Hour, 1, 1},
+		{"the event is lost", 1, 50 * time.Millisecond, 1, math.MaxInt},
+		{"it is told over and over", 0, 50 * time.Millisecond, 4, math.MaxInt},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			id := r.sending(2)
+			wire := queuetest.StartTripwire(t, r.server.URL, queuetest.Trip{
+				At: tt.lost, Moment: queuetest.Before, Counts: func(subject string) bool { return strings.HasPrefix(subject, "attentive.v1.event.") },
+			})
+			w := r.newWatch(queuetest.Connect(t, wire.URL))
+			w.Hurry(5*time.Millisecond, tt.tell)
+			r.run(w)
+			seen := 0
+			r.told(id, func(e *attentivev1.JobEvent) bool {
+				if !outstanding(2)(e) {
+					t.Errorf("event = %v, want two profiles outstanding", e)
+				}
+				seen++
+				return seen == tt.least
+			})
+			// Looks of another job: by then this one was looked at as often.
+			for range 3 {
+				r.told(r.sendingNow(w), succeeded)
+			}
+			if told := r.events(id); told > tt.most {
+				t.Errorf("%d events, want %d: nothing has changed", told, tt.most)
+			}
+		})
+	}
+}
+
+// events counts the stored events of a job.
+func (r *rig) events(id string) int {
+	r.t.Helper()
+	s, err := r.conn.JS.Stream(r.t.Context(), broker.StreamEvents)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	subject := contract.EventSubject(contract.Expand, acme, id)
+	info, err := s.Info(r.t.Context(), jetstream.WithSubjectFilter(subject))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return int(info.State.Subjects[subject])
 }
 
 // The connection breaks when the end of a job is entered in the ledger.
