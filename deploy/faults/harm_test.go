@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"attentive.internal/deploy/faults/plant"
@@ -75,7 +77,7 @@ func (r *run) harm(faults []fault) {
 	r.t.Helper()
 	h := &harm{run: r, began: time.Now()}
 	r.t.Cleanup(func() {
-		if r.t.Failed() {
+		if r.t.Failed() || *keepFlag != "" {
 			r.t.Logf("history:\n%s", strings.Join(h.history, "\n"))
 		}
 	})
@@ -180,7 +182,11 @@ func (h *harm) process(ctx context.Context, f fault, victim *plant.Replica) erro
 		h.note(f, "%s goes on", victim.Name)
 		return errors.Join(err, victim.Thaw())
 	}
-	return errors.Join(victim.Stop(), victim.Start(ctx))
+	err := victim.Stop()
+	if ended, ok := errors.AsType[*exec.ExitError](err); ok && ended.Sys().(syscall.WaitStatus).Signaled() {
+		err = nil // it had not yet come so far as to listen to signals
+	}
+	return errors.Join(err, victim.Start(ctx))
 }
 
 // killAgain kills the owner of an account, and whoever takes it over.

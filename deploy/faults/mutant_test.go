@@ -73,7 +73,7 @@ func TestMutants(t *testing.T) {
 		t.Run(m.name, func(t *testing.T) {
 			built := m.build(t)
 			i := slices.IndexFunc(scenarios(), func(s scenario) bool { return s.name == m.scenario })
-			wrong := strings.Join(tell(t, scenarios()[i], built), "\n")
+			wrong := strings.Join(stage(t, scenarios()[i].worker, built).tell(scenarios()[i]), "\n")
 			if !strings.Contains(wrong, m.says) {
 				t.Errorf("%q ends well enough: it must be found that %q; found:\n%s", m.scenario, m.says, wrong)
 			}

@@ -3,6 +3,7 @@ package faults_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"os"
@@ -21,7 +22,10 @@ import (
 	"attentive.internal/pkg/config"
 	"attentive.internal/pkg/deadletter"
 	"attentive.internal/pkg/sandbox/ingest"
+	"github.com/nats-io/nats.go/jetstream"
 )
+
+var keepFlag = flag.String("keep", "", "directory to keep logs, broker and sandboxes in; must be empty")
 
 // run is a plant under load, and all that is seen of it.
 type run struct {
@@ -38,6 +42,7 @@ type run struct {
 
 	mu     sync.Mutex // guards the rest
 	stalls []judge.Stall
+	leases []judge.Lease
 	files  [][]ingest.File // by SFTP server
 	seen   []map[string]bool
 }
@@ -67,6 +72,12 @@ func start(t *testing.T, cfg plant.Config) *run {
 		t.Fatal(err)
 	}
 	cfg.Dir, cfg.Node = t.TempDir(), node
+	if *keepFlag != "" {
+		cfg.Dir = filepath.Join(*keepFlag, strings.ReplaceAll(t.Name(), "/", "-"))
+		if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
 	p, err := plant.Start(t.Context(), cfg)
 	r := &run{Plant: p, t: t, layout: cfg.Layout}
 	t.Cleanup(func() {
@@ -93,8 +104,11 @@ func start(t *testing.T, cfg plant.Config) *run {
 	var watching sync.WaitGroup
 	watching.Go(func() { r.watchStalls(ctx) })
 	watching.Go(func() { r.watchFiles(ctx) })
+	leases := r.leaseWatcher()
+	watching.Go(func() { r.watchLeases(leases) })
 	t.Cleanup(func() {
 		stop()
+		_ = leases.Stop() // its channel is closed then
 		watching.Wait()
 	})
 	return r
@@ -158,6 +172,31 @@ func (r *run) watchStalls(ctx context.Context) {
 	}
 }
 
+// leaseWatcher watches who owns what.
+func (r *run) leaseWatcher() jetstream.KeyWatcher {
+	r.t.Helper()
+	kv, err := r.conn.JS.KeyValue(r.t.Context(), broker.BucketOwners)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	w, err := kv.WatchAll(context.WithoutCancel(r.t.Context()))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return w
+}
+
+func (r *run) watchLeases(w jetstream.KeyWatcher) {
+	for e := range w.Updates() {
+		if e == nil {
+			continue // the mark after what was there at first
+		}
+		r.mu.Lock()
+		r.leases = append(r.leases, judge.Lease{Key: e.Key(), Stored: e.Created(), Value: e.Value()})
+		r.mu.Unlock()
+	}
+}
+
 // watchFiles collects the files that are ingested, of which the sandboxes
 // remember the newest.
 func (r *run) watchFiles(ctx context.Context) {
@@ -196,6 +235,39 @@ func (r *run) progress() (files, calls int) {
 		calls += traffic.Calls
 	}
 	return files, calls
+}
+
+// standstills returns the longest time without a file and without a call, from
+// now on until stop is called.
+func (r *run) standstills() (stop func() (files, calls time.Duration)) {
+	ctx, cancel := context.WithCancel(r.t.Context())
+	var watching sync.WaitGroup
+	var longest [2]time.Duration
+	watching.Go(func() {
+		began := time.Now()
+		last := [2]time.Time{began, began}
+		var seen [2]int
+		ticker := time.NewTicker(100 * time.Millisecond)
+		defer ticker.Stop()
+		for ctx.Err() == nil {
+			files, calls := r.progress()
+			for i, n := range []int{files, calls} {
+				if n > seen[i] {
+					seen[i], last[i] = n, time.Now()
+				}
+				longest[i] = max(longest[i], time.Since(last[i]))
+			}
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+			}
+		}
+	})
+	return func() (files, calls time.Duration) {
+		cancel()
+		watching.Wait()
+		return longest[0], longest[1]
+	}
 }
 
 // drained waits until no message waits any more, and every file is read. Then
@@ -290,18 +362,21 @@ func (r *run) judged() judge.Verdict {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e.Files, e.Stalls = slices.Concat(r.files...), r.stalls
+	e.Files, e.Stalls, e.Leases = slices.Concat(r.files...), r.stalls, r.leases
 	return judge.Judge(e)
 }
 
-// members returns a segment wherever it is.
-func (r *run) members(segment string) []string {
+// members returns a segment where it was updated last.
+func (r *run) members(segment string) (phones []string) {
+	var newest time.Time
 	for _, s := range r.Sandboxes {
-		if phones := s.Files().Phones(segment); len(phones) > 0 {
-			return phones
+		for _, at := range s.Segments() {
+			if at.Name == segment && at.Updated.After(newest) {
+				newest, phones = at.Updated, s.Files().Phones(segment)
+			}
 		}
 	}
-	return nil
+	return phones
 }
 
 func (r *run) deadLetters() (all []deadletter.Letter) {

@@ -35,22 +35,35 @@ func scenarios() []scenario {
 
 // TestScenarios plays each story once. TestMutants shows that each can end badly.
 func TestScenarios(t *testing.T) {
+	t.Parallel()
 	built := programs(t)
-	for _, s := range scenarios() {
-		t.Run(s.name, func(t *testing.T) {
-			for _, v := range tell(t, s, built) {
-				t.Error(v)
+	for _, worker := range []plant.Worker{plant.Attributes, plant.Segment} {
+		t.Run(string(worker), func(t *testing.T) {
+			r := stage(t, worker, built)
+			seen := make(map[string]bool)
+			for _, s := range scenarios() {
+				if s.worker != worker {
+					continue
+				}
+				began := time.Now()
+				for _, v := range r.tell(s) {
+					if !seen[v] {
+						t.Errorf("%s: %s", s.name, v)
+					}
+					seen[v] = true
+				}
+				t.Logf("%s: %v", s.name, time.Since(began).Round(time.Second))
 			}
 		})
 	}
 }
 
-// tell plays a story and returns what is wrong in the end.
-func tell(t *testing.T, s scenario, built map[plant.Worker]string) (wrong []string) {
+// stage is what a story needs: two replicas of a worker.
+func stage(t *testing.T, worker plant.Worker, built map[plant.Worker]string) *run {
 	t.Helper()
 	r := start(t, plant.Config{
 		Programs: built,
-		Replicas: map[plant.Worker]int{s.worker: 2},
+		Replicas: map[plant.Worker]int{worker: 2},
 		Layout: plant.Layout{
 			Lease:    2 * time.Second,
 			SFTP:     [][]plant.Destination{{{ID: "seg"}}},
@@ -59,8 +72,14 @@ func tell(t *testing.T, s scenario, built map[plant.Worker]string) (wrong []stri
 		},
 	})
 	r.connect(load.Config{Seed: 1})
+	return r
+}
+
+// tell plays a story and returns what is wrong in the end.
+func (r *run) tell(s scenario) (wrong []string) {
+	r.t.Helper()
 	if err := s.play(r); err != nil {
-		return []string{err.Error()}
+		wrong = append(wrong, err.Error())
 	}
 	if err := r.drained(40 * time.Second); err != nil {
 		wrong = append(wrong, err.Error())
@@ -88,55 +107,62 @@ func (r *run) owner(known int) (owner *plant.Replica, tenures int, err error) {
 	return owner, tenures, err
 }
 
-// calls waits until n calls of an endpoint have arrived.
-func (r *run) calls(e api.Endpoint, n int) error {
-	return until(r.t.Context(), patience, func(context.Context) error {
-		for _, traffic := range r.Sandboxes[0].API().Traffic() {
-			if traffic.Endpoint == e && traffic.Calls >= n {
-				return nil
-			}
+// called returns how many calls of an endpoint have arrived.
+func (r *run) called(e api.Endpoint) (n int) {
+	for _, traffic := range r.Sandboxes[0].API().Traffic() {
+		if traffic.Endpoint == e {
+			n += traffic.Calls
 		}
-		return fmt.Errorf("fewer than %d calls of %s", n, e)
+	}
+	return n
+}
+
+// calls waits until n more calls of an endpoint have arrived than before.
+func (r *run) calls(e api.Endpoint, before, n int) error {
+	return until(r.t.Context(), patience, func(context.Context) error {
+		if got := r.called(e) - before; got < n {
+			return fmt.Errorf("%d calls of %s, fewer than %d", got, e, n)
+		}
+		return nil
 	})
 }
 
 // dies has the owner killed while it holds most of a backlog.
 func dies(r *run) error {
-	ctx := r.t.Context()
+	ctx, before := r.t.Context(), r.called(api.SetAttributes)
 	owner, _, err := r.owner(0)
 	if err != nil {
 		return err
 	}
-	return errors.Join(r.load.Updates(ctx, 0, 200), r.calls(api.SetAttributes, 30), owner.Kill())
+	err = errors.Join(r.load.Updates(ctx, 0, 200), r.calls(api.SetAttributes, before, 30), owner.Kill(), r.empty(patience))
+	return errors.Join(err, owner.Start(context.WithoutCancel(ctx)))
 }
 
 // frozen has the owner stand still until another has sent half of the backlog.
 // More is published meanwhile.
 func frozen(r *run) error {
-	ctx := r.t.Context()
+	ctx, before := r.t.Context(), r.called(api.SetAttributes)
 	owner, known, err := r.owner(0)
 	if err != nil {
 		return err
 	}
-	err = errors.Join(r.load.Updates(ctx, 0, 300), r.calls(api.SetAttributes, 30), owner.Freeze())
+	err = errors.Join(r.load.Updates(ctx, 0, 200), r.calls(api.SetAttributes, before, 30), owner.Freeze())
 	if err != nil {
 		return err
 	}
-	if _, _, err := r.owner(known); err != nil {
-		return errors.Join(err, owner.Thaw())
-	}
-	return errors.Join(r.load.Updates(ctx, 0, 10), r.calls(api.SetAttributes, 120), owner.Thaw())
+	_, _, err = r.owner(known)
+	return errors.Join(err, r.load.Updates(ctx, 0, 400), r.calls(api.SetAttributes, before, 150), owner.Thaw())
 }
 
 // asleep has the owner stand still with a backlog, and nothing that is published
 // later wakes who takes over.
 func asleep(r *run) error {
-	ctx := r.t.Context()
+	ctx, before := r.t.Context(), r.called(api.SetAttributes)
 	owner, known, err := r.owner(0)
 	if err != nil {
 		return err
 	}
-	err = errors.Join(r.load.Updates(ctx, 0, 100), r.calls(api.SetAttributes, 10), owner.Freeze())
+	err = errors.Join(r.load.Updates(ctx, 0, 100), r.calls(api.SetAttributes, before, 10), owner.Freeze())
 	if err != nil {
 		return err
 	}
@@ -155,14 +181,15 @@ func diesSubscribing(r *run) error {
 	if err := r.load.Subscribes(ctx, 0, 60); err != nil {
 		return err
 	}
-	known, arrived := 0, 0
+	known := 0
 	for range 3 {
+		before := r.called(api.Subscribe)
 		owner, tenures, err := r.owner(known)
 		if err != nil {
 			return err
 		}
-		known, arrived = tenures, arrived+8
-		if err := errors.Join(r.calls(api.Subscribe, arrived), owner.Kill(), owner.Start(context.WithoutCancel(ctx))); err != nil {
+		known = tenures
+		if err := errors.Join(r.calls(api.Subscribe, before, 8), owner.Kill(), owner.Start(context.WithoutCancel(ctx))); err != nil {
 			return err
 		}
 	}

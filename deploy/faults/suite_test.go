@@ -19,6 +19,7 @@ var (
 // while jobs and profiles are published and sent, then heals everything, and
 // judges what has arrived.
 func TestPromises(t *testing.T) {
+	t.Parallel()
 	seed := *seedFlag
 	for seed == 0 {
 		seed = rand.Uint64()
@@ -31,7 +32,16 @@ func TestPromises(t *testing.T) {
 	})
 	r.connect(load.Config{Seed: seed, Backlog: 100})
 	r.publish()
+	r.advance(5, 50)
+	stop := r.standstills()
+	began := time.Now()
 	r.harm(plan(seed, *faultsFlag, r.layout))
+	files, calls := stop()
+	t.Logf("%d faults in %v; the longest time without a file %v, without a call %v",
+		*faultsFlag, time.Since(began).Round(time.Second), files.Round(time.Second), calls.Round(time.Second))
+	if most := 45 * time.Second; files > most || calls > most {
+		t.Errorf("no progress for more than %v", most)
+	}
 	r.quiet()
 	if err := r.drained(2 * time.Minute); err != nil {
 		t.Error(err)

@@ -55,6 +55,8 @@ type Evidence struct {
 	Dead       []deadletter.Letter
 	Sends      []plant.Send
 	Tenures    []plant.Tenure
+	// Leases in the order in which they were stored.
+	Leases []Lease
 	// Accounts are the keys of the API accounts, as the workers call them.
 	Accounts []string
 	Ceilings plant.Ceilings
@@ -84,6 +86,7 @@ func Judge(e Evidence) Verdict {
 	v.consents(e, unknown)
 	v.rates(e)
 	v.owners(e)
+	v.leases(e)
 	for q, n := range e.Left {
 		v.add(Lost, "%d messages of %s wait for %s for ever", n, q.Kind, q.Destination)
 	}

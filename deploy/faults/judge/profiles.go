@@ -105,13 +105,11 @@ func (v *Verdict) consents(e Evidence, unknown map[load.Consent]int) {
 		if unknown[load.Consent{Destination: destination[phone], Phone: phone, Operation: last}] > 0 {
 			continue
 		}
-		want := api.Active
-		if last == load.Unsubscribe {
-			want = api.Unsubscribed
-		}
 		s, _ := e.Subscriber(phone)
-		if got := s.Status(phone, api.Marketing); got != want {
-			v.add(Lost, "%s is %q, not %q", phone, got, want)
+		// Whoever is not subscribed needs no unsubscribe, when the first had no
+		// answer and is looked into.
+		if got := s.Status(phone, api.Marketing); (got == api.Active) != (last == load.Subscribe) {
+			v.add(Lost, "%s is %q after a %s", phone, got, last)
 		}
 	}
 }

@@ -32,6 +32,8 @@ type Config struct {
 	Seed                 uint64
 	// Backlog is the most messages of one kind that wait for one destination.
 	Backlog int
+	// Pause is the longest between two jobs of a destination; default 500 ms.
+	Pause time.Duration
 }
 
 // Load publishes.
@@ -51,6 +53,9 @@ type Load struct {
 // New returns a Load over a connection to the broker, in which everything is
 // ensured.
 func New(ctx context.Context, conn *broker.Conn, cfg Config) (*Load, error) {
+	if cfg.Pause == 0 {
+		cfg.Pause = 500 * time.Millisecond
+	}
 	kv, err := conn.JS.KeyValue(ctx, broker.BucketLedger)
 	if err != nil {
 		return nil, err

@@ -18,7 +18,7 @@ const lists = 3
 // segments publishes one segment job: one list, or several at once.
 func (l *Load) segments(ctx context.Context, i int, random *rand.Rand) error {
 	l.room(ctx, contract.Segment, l.cfg.Segments[i], l.cfg.Backlog/40+2)
-	if pause(ctx, time.Duration(100+random.IntN(400))*time.Millisecond) != nil {
+	if pause(ctx, time.Duration(random.Int64N(int64(l.cfg.Pause)))) != nil {
 		return nil
 	}
 	n := 1
