@@ -192,10 +192,11 @@ func (c *Consumer) slots() int {
 	return c.cfg.Slots
 }
 
-// acquits reports, and remembers, that m, which is to be handed over next, shows
-// all suspects to be done; the lock is held.
-func (c *Consumer) acquits(m *Message) bool {
-	if c.suspicion.until == 0 || m.Sequence <= c.suspicion.until {
+// acquits reports, and remembers, that all suspects are done, when there is a
+// message to be handed over; the lock is held. Suspects are delivered before all
+// others.
+func (c *Consumer) acquits() bool {
+	if c.suspicion.until == 0 {
 		return false
 	}
 	for sequence := range c.known {

@@ -444,10 +444,20 @@ func TestCutOffIsNoDeath(t *testing.T) {
 			c := s.Conn(t)
 			publish(t, c, 1, 1)
 			before := &tenureOf{}
+			var links []*queuetest.Proxy
 			for n := range 6 {
 				id := fmt.Sprintf("%s %d", t.Name(), n)
-				cutOff(t, s, id, before, tt.alive)
+				links = append(links, cutOff(t, s, id, before))
 				before = &tenureOf{owner: id, orphaned: true}
+			}
+			if got := notes(t, c); got != 3 {
+				t.Fatalf("%d notes, want those of the last three", got)
+			}
+			if tt.alive {
+				for _, p := range links {
+					p.Up()
+				}
+				eventually(t, "the notes are gone", func() bool { return notes(t, c) == 0 })
 			}
 			w := startWith(t, c, queue.Config{Slots: 10, Tenure: before, Quarantine: queue.NewQuarantine("last")})
 			m := w.expect(1, 1)[0]
@@ -459,17 +469,20 @@ func TestCutOffIsNoDeath(t *testing.T) {
 }
 
 // cutOff has an owner that follows another work on the first message when it
-// loses its connection, for good or until it has stopped.
-func cutOff(t *testing.T, s *queuetest.Server, id string, before *tenureOf, alive bool) {
+// loses its connection and its tenure. It goes on to live.
+func cutOff(t *testing.T, s *queuetest.Server, id string, before *tenureOf) *queuetest.Proxy {
 	t.Helper()
 	p := queuetest.StartProxy(t, s.URL)
+	conn := queuetest.Connect(t, p.URL)
 	quarantine := queue.NewQuarantine(id)
 	var running sync.WaitGroup
 	ctx, cancel := context.WithCancel(t.Context())
-	defer running.Wait()
-	defer cancel()
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+	})
 	running.Go(func() { _ = quarantine.Run(ctx) })
-	w := startWith(t, queuetest.Connect(t, p.URL), queue.Config{Slots: 10, Tenure: before, Quarantine: quarantine})
+	w := startWith(t, conn, queue.Config{Slots: 10, Tenure: before, Quarantine: quarantine})
 	m := w.expect(1, 1)[0]
 	err := m.Work(ctx, func() error {
 		p.Down()
@@ -479,23 +492,57 @@ func cutOff(t *testing.T, s *queuetest.Server, id string, before *tenureOf, aliv
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !alive {
-		return
-	}
-	p.Up()
-	leases, err := s.Conn(t).JS.KeyValue(t.Context(), broker.BucketOwners)
+	return p
+}
+
+// notes counts the processes that are noted to be at work on a suspect.
+func notes(t *testing.T, c *broker.Conn) int {
+	t.Helper()
+	leases, err := c.JS.KeyValue(t.Context(), broker.BucketOwners)
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the note is gone", func() bool {
-		keys, err := leases.ListKeysFiltered(t.Context(), "crash.worker.>")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = keys.Stop() }() // reading is all that ends
-		for range keys.Keys() {
-			return false
-		}
-		return true
-	})
+	keys, err := leases.ListKeysFiltered(t.Context(), "crash.worker.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for range keys.Keys() {
+		n++
+	}
+	return n
+}
+
+// Few messages are held until all suspects are done, and then as many as before.
+func TestSuspectsAreDoneFirst(t *testing.T) {
+	t.Parallel()
+	c := queuetest.Start(t).Conn(t)
+	publish(t, c, 1, 1)
+	quarantine := queue.NewQuarantine(t.Name())
+	begin := func(before *tenureOf) *worker {
+		return startWith(t, c, queue.Config{Slots: 100, Tenure: before, Quarantine: quarantine})
+	}
+	before := &tenureOf{}
+	for n := range 3 {
+		w := begin(before)
+		w.expect(1, 1)
+		w.stop()
+		before = &tenureOf{owner: fmt.Sprint(n), orphaned: true}
+	}
+	publish(t, c, 2, 100)
+	w := begin(before)
+	w.expect(1, queue.FewSlots)
+	w.none()
+	w.stop()
+	w = begin(&tenureOf{owner: "released"}) // which changes nothing
+	list := w.expect(1, queue.FewSlots)
+	w.none()
+	ack(t, list[1:]...)
+	more := w.expect(queue.FewSlots+1, 2*queue.FewSlots-1)
+	w.none()
+	ack(t, list[0])
+	ack(t, append(more, w.expect(2*queue.FewSlots, 100)...)...)
+	if got := info(t, c).Config.MaxAckPending; got != 100 {
+		t.Errorf("MaxAckPending %d, want 100", got)
+	}
 }

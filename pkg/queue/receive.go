@@ -169,12 +169,12 @@ func (c *Consumer) first(s *session) *Message {
 	if s.over || len(c.queue) == 0 || c.held >= c.slots() {
 		return nil
 	}
-	m := c.queue[0]
-	if c.acquits(m) {
+	if c.acquits() {
 		s.over = true
 		s.fail(errInnocent)
 		return nil
 	}
+	m := c.queue[0]
 	c.queue[0] = nil
 	c.queue = c.queue[1:]
 	m.state = held
