@@ -92,23 +92,24 @@ func TestTheLastUpdateOfEachSubscriberWins(t *testing.T) {
 	}
 }
 
-// neverBack checks that no update arrived after a later one of the subscriber.
-func (r *rig) neverBack() {
+// neverBack checks that no update arrived after a later one of its subscriber: of
+// who, or of anybody when nobody is named.
+func (r *rig) neverBack(who ...string) {
 	r.t.Helper()
 	newest := map[string]int{}
 	for _, a := range r.sandbox.API().Arrivals() {
-		if a.Endpoint != api.SetAttributes {
+		if a.Endpoint != api.SetAttributes || len(who) > 0 && !slices.Contains(who, a.Attributes["who"]) {
 			continue
 		}
 		var n int
 		if _, err := fmt.Sscan(a.Attributes["n"], &n); err != nil {
 			r.t.Fatal(err)
 		}
-		who := a.Attributes["who"]
-		if n < newest[who] {
-			r.t.Errorf("update %d of %s arrived after update %d", n, who, newest[who])
+		of := a.Attributes["who"]
+		if n < newest[of] {
+			r.t.Errorf("update %d of %s arrived after update %d", n, of, newest[of])
 		}
-		newest[who] = n
+		newest[of] = n
 	}
 }
 

@@ -1,0 +1,347 @@
+package dispatch_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	attentivev1 "attentive.internal/proto/attentive/v1"
+
+	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/queuetest"
+	"attentive.internal/pkg/sandbox"
+	"attentive.internal/pkg/sandbox/api"
+)
+
+// ending is how a worker ends.
+type ending string
+
+const (
+	// killed ends all of it at once.
+	killed ending = "killed"
+	// cutOff ends its connection to the broker alone, for good. It goes on until
+	// its lease could be over.
+	cutOff ending = "cut off"
+)
+
+// doom stands between a worker and all it can reach, and lets it end at the n-th
+// thing that it does there: calls, and what it writes to and reads from the
+// consent ledger, dead letters and acknowledgements.
+type doom struct {
+	at     int // zero: never
+	moment queuetest.Moment
+	ending ending
+	wire   *queuetest.Tripwire
+	api    *httputil.ReverseProxy
+
+	mu   sync.Mutex // guards what follows
+	did  []string
+	over bool
+	met  chan struct{} // closed when the worker has ended
+}
+
+// operation names what a message to the broker does, or returns "" for what makes
+// no difference to the profiles.
+func operation(subject string) string {
+	kv := "$KV." + broker.BucketConsent + "."
+	switch {
+	case strings.Contains(subject, kv+"company."):
+		return "company"
+	case strings.HasPrefix(subject, kv):
+		return "write"
+	case strings.Contains(subject, kv):
+		return "read"
+	case strings.HasPrefix(subject, "$JS.ACK."):
+		return "ack"
+	case strings.HasPrefix(subject, "attentive.v1.dead."):
+		return "dead letter"
+	}
+	return ""
+}
+
+// does notes an operation and reports whether the worker ends at it.
+func (d *doom) does(name string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.over {
+		return false
+	}
+	d.did = append(d.did, name)
+	if len(d.did) != d.at {
+		return false
+	}
+	d.over = true
+	close(d.met)
+	return true
+}
+
+func (d *doom) dead() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.over && d.ending == killed
+}
+
+// close lets nothing be noted any more.
+func (d *doom) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.over {
+		d.over = true
+		d.ending = cutOff
+	}
+}
+
+// metOrDrained waits until the worker has ended, and reports that, or is done.
+func (r *rig) metOrDrained(d *doom) (met bool) {
+	r.t.Helper()
+	r.eventually(func() error {
+		left := 0
+		for _, k := range kinds() {
+			left += r.waiting(k)
+		}
+		select { // also when the last thing it did was its end
+		case <-d.met:
+			met = true
+			return nil
+		default:
+		}
+		if left > 0 {
+			return fmt.Errorf("%d profiles are not done, and operation %d was not met", left, d.at)
+		}
+		return nil
+	})
+	return met
+}
+
+// ServeHTTP passes a call on to the sandbox.
+func (d *doom) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if d.dead() {
+		panic(http.ErrAbortHandler) // closes the connection without an answer
+	}
+	ends := d.does(r.Method + " " + r.URL.Path)
+	if ends && d.moment == queuetest.After {
+		d.api.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	if ends {
+		d.wire.Break()
+		panic(http.ErrAbortHandler)
+	}
+	d.api.ServeHTTP(w, r)
+}
+
+// doomed starts a worker that ends at its n-th operation.
+func (r *rig) doomed(d *doom) *running {
+	r.t.Helper()
+	target, err := url.Parse(r.sandbox.APIURL())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	d.api, d.met = httputil.NewSingleHostReverseProxy(target), make(chan struct{})
+	d.wire = queuetest.StartTripwire(r.t, r.server.URL, queuetest.Trip{
+		At: 1, Moment: d.moment, Final: true,
+		Counts: func(subject string) bool {
+			name := operation(subject)
+			return name != "" && d.does(name)
+		},
+	})
+	server := httptest.NewServer(d)
+	r.t.Cleanup(server.Close)
+	victim := *r
+	victim.apiURL = server.URL
+	return victim.startAt(d.wire.URL)
+}
+
+// scenario is what a worker has to do.
+type scenario struct {
+	name     string
+	settings string
+	// before are sent and done before the worker starts, work is what it finds.
+	before, work func(who string) []*attentivev1.Profile
+	// check looks at what remains when everything is done.
+	check func(c *crash)
+}
+
+// crash is one run of a scenario.
+type crash struct {
+	*rig
+	who  string
+	doom *doom
+}
+
+// undecided reports whether the worker ended with an operation begun in the
+// ledger, and not accepted: nobody can know what became of it.
+func (c *crash) undecided() bool {
+	writes := 0
+	for i, name := range c.doom.did {
+		took := i+1 < c.doom.at || c.doom.at == 0 || c.doom.moment == queuetest.After
+		if name == "write" && took {
+			writes++
+		}
+	}
+	return writes == 1
+}
+
+// calls counts what arrived at an endpoint of the person.
+func (c *crash) calls(endpoint api.Endpoint) (n int) {
+	for _, a := range c.sandbox.API().Arrivals() {
+		if a.Endpoint == endpoint && slices.ContainsFunc(a.Who, func(id api.Identity) bool { return id.Value == c.who }) {
+			n++
+		}
+	}
+	return n
+}
+
+func scenarios() []scenario {
+	return []scenario{
+		{
+			// Who has to confirm looks as if they had never been asked.
+			name: "subscribe", settings: "single_opt_in: false",
+			work: func(who string) []*attentivev1.Profile { return []*attentivev1.Profile{subscribe(who)} },
+			check: func(c *crash) {
+				letters := 0
+				if c.undecided() {
+					letters = 1
+				}
+				for _, again := range []string{"", " repeated"} {
+					if calls, texts := c.calls(api.Subscribe), c.texts()[c.who]; calls > 1 || texts != calls || texts+letters == 0 {
+						c.t.Errorf("the subscribe%s reached the server %d times and texted %d times; want once, or a dead letter", again, calls, texts)
+					}
+					if got := c.letters(); len(got) != letters || letters > 0 && got[0].Reason != fault.OutcomeUnknown {
+						c.t.Errorf("the subscribe%s: dead letters %+v, want %d", again, got, letters)
+					}
+					if again == "" { // the ledger knows how the first one ended
+						c.publish(subscribe(c.who))
+						c.drained()
+						letters *= 2
+					}
+				}
+			},
+		},
+		{
+			name: "unsubscribe", settings: "single_opt_in: true",
+			before: func(who string) []*attentivev1.Profile { return []*attentivev1.Profile{subscribe(who)} },
+			work:   func(who string) []*attentivev1.Profile { return []*attentivev1.Profile{unsubscribe(who)} },
+			check: func(c *crash) {
+				c.noLetters()
+				if got := c.status(c.who); got != api.Unsubscribed {
+					c.t.Errorf("status %q, want unsubscribed", got)
+				}
+				texts := c.texts()[c.who] - 1 // of the subscribe
+				if texts > 1 || texts == 0 && !c.undecided() {
+					c.t.Errorf("%d texts of the unsubscribe, want one", texts)
+				}
+			},
+		},
+		{
+			name: "subscribe and unsubscribe", settings: "single_opt_in: true",
+			work: func(who string) []*attentivev1.Profile {
+				return []*attentivev1.Profile{subscribe(who), unsubscribe(who)}
+			},
+			check: func(c *crash) {
+				if got := c.status(c.who); got == api.Active || got == api.Pending {
+					c.t.Errorf("who opted out last is %q", got)
+				}
+				if calls, texts := c.calls(api.Subscribe), c.texts()[c.who]; calls > 1 || texts > 2 {
+					c.t.Errorf("%d calls of the subscribe and %d texts, want at most one and two", calls, texts)
+				}
+				for _, l := range c.letters() {
+					if l.Reason != fault.OutcomeUnknown || l.Kind != contract.Subscribe || c.calls(api.Subscribe) != 0 {
+						c.t.Errorf("letter of %s: %s: %s", l.Kind, l.Reason, l.Detail)
+					}
+				}
+			},
+		},
+		{
+			name: "attributes", settings: "single_opt_in: true",
+			work: func(who string) (list []*attentivev1.Profile) {
+				for n := range 4 {
+					list = append(list, update(byPhone(who), map[string]any{"who": who, "n": n + 1}))
+				}
+				return list
+			},
+			check: func(c *crash) {
+				c.noLetters()
+				c.neverBack(c.who)
+				if s, _ := c.sandbox.API().Subscriber(c.who); s.Attributes["n"] != "4" {
+					c.t.Errorf("attributes = %v, want those of the last update", s.Attributes)
+				}
+			},
+		},
+	}
+}
+
+// sideBySide is how many runs there are at a time: they wait for leases and
+// time-outs.
+const sideBySide = 48
+
+// A worker ends at the n-th thing that it does, for every n: before it has its
+// effect, or before the worker hears of that; all of it, or its connection to the
+// broker alone. Another worker goes on. Nothing is lost, nobody is texted twice,
+// and no update is undone.
+func TestAWorkerMayEndAnywhere(t *testing.T) {
+	t.Parallel()
+	var keys []sandbox.APIKey
+	for n := range 500 {
+		keys = append(keys, sandbox.APIKey{Token: fmt.Sprintf("token-%d", n), Scopes: []string{api.ScopeAttributes, api.ScopeSubscriptions}})
+	}
+	shared := newRigOf(t, sandbox.Config{Keys: keys})
+	number := 0
+	run := func(t *testing.T, s scenario, number int, d *doom) {
+		r := *shared
+		r.t, r.destination, r.settings = t, fmt.Sprintf("crash-%d", number), s.settings
+		r.use("crash-api", keys[number].Token)
+		c := &crash{rig: &r, who: phone(number), doom: d}
+		if s.before != nil {
+			r.publish(s.before(c.who)...)
+			run := r.start()
+			r.drained()
+			run.stop()
+		}
+		r.publish(s.work(c.who)...)
+		victim := r.doomed(d)
+		if r.metOrDrained(d) {
+			if d.ending == killed {
+				victim.cancel()
+			}
+			r.start()
+		}
+		r.drained()
+		d.close()
+		s.check(c)
+	}
+	var running sync.WaitGroup
+	defer running.Wait()
+	slots := make(chan struct{}, sideBySide)
+	for _, s := range scenarios() {
+		undisturbed := &doom{ending: killed}
+		number++
+		t.Run(s.name, func(t *testing.T) { run(t, s, number, undisturbed) })
+		did := undisturbed.did
+		if len(did) < 8 { // too few to be true
+			t.Errorf("%s: only %d operations: %v", s.name, len(did), did)
+		}
+		for n := 1; n <= len(did); n++ {
+			for _, moment := range []queuetest.Moment{queuetest.Before, queuetest.After} {
+				for _, ending := range []ending{killed, cutOff} {
+					number++
+					d, number := &doom{at: n, moment: moment, ending: ending}, number
+					running.Go(func() {
+						slots <- struct{}{}
+						defer func() { <-slots }()
+						t.Run(fmt.Sprintf("%s, %s %s operation %d of %d, %s", s.name, ending, moment, n, len(did), did[n-1]), func(t *testing.T) {
+							run(t, s, number, d)
+						})
+					})
+				}
+			}
+		}
+	}
+}
