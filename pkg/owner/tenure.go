@@ -63,6 +63,15 @@ func newTenure(h *holding, account *Tenure) *Tenure {
 	}
 }
 
+// Lease is how long the owner keeps others out when it falls silent, zero in the
+// zero Tenure.
+func (t *Tenure) Lease() time.Duration {
+	if t.holding == nil {
+		return 0
+	}
+	return t.holding.owner.cfg.Lease
+}
+
 // Epoch returns a number that grows with every ownership of the account, by
 // whichever process. Epochs of different accounts do not meet, unless an
 // account changes its owner a million times a second.

@@ -107,6 +107,8 @@ type tenure interface {
 	Orphaned() bool
 	// Predecessor names the process that was owner before; empty for none.
 	Predecessor() string
+	// Lease is how long the owner that falls silent keeps others out.
+	Lease() time.Duration
 }
 
 // Consumer receives the messages of one kind for one destination.

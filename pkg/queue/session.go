@@ -17,11 +17,13 @@ import (
 const (
 	// ackWait is a backstop: what matters comes back by a reset.
 	ackWait = 12 * time.Hour
-	// pullExpiry is how long a pull request waits at the broker. A request that
-	// outlives an unnoticed cut takes messages until then, so it is short.
+	// pullExpiry is how long a pull request waits at the broker; half a lease
+	// when that is shorter. A request that outlives its owner takes messages
+	// away from the next one: nobody who was frozen or cut off has one left when
+	// the lease has run out.
 	pullExpiry = 10 * time.Second
-	// heartbeat is how often the broker says that a request still waits, and
-	// silence how long its absence is borne.
+	// heartbeat is how often the broker says that a request still waits, half
+	// the expiry at most, and silence how long its absence is borne.
 	heartbeat = 2 * time.Second
 	silence   = 3 * heartbeat
 	// maxBatch bounds the messages asked for at a time.
@@ -75,6 +77,7 @@ func (c *Consumer) runSession(ctx context.Context, handle func(context.Context, 
 
 	var started sync.WaitGroup
 	started.Go(func() { c.watch(work, s, lost) })
+	started.Go(func() { c.compare(work, s) })
 	err := c.deliver(work, s, func(m *Message) { handle(ctx, m) })
 	fail(err)
 	started.Wait()
@@ -170,12 +173,16 @@ func (c *Consumer) released() bool { return c.cfg.Tenure == nil || !c.cfg.Tenure
 // pull returns a function that asks for n messages, to be sent to inbox.
 func (c *Consumer) pull(inbox string) func(n int) error {
 	subject := "$JS.API.CONSUMER.MSG.NEXT." + broker.StreamOf(c.cfg.Kind) + "." + c.name()
+	expiry := pullExpiry
+	if c.cfg.Tenure != nil && c.cfg.Tenure.Lease() > 0 {
+		expiry = min(expiry, c.cfg.Tenure.Lease()/2)
+	}
 	return func(n int) error {
 		request, err := json.Marshal(struct {
 			Batch     int           `json:"batch"`
 			Expires   time.Duration `json:"expires"`
 			Heartbeat time.Duration `json:"idle_heartbeat"`
-		}{n, pullExpiry, heartbeat})
+		}{n, expiry, min(heartbeat, expiry/2)})
 		if err != nil {
 			return fmt.Errorf("encode: %w", err)
 		}

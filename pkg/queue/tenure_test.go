@@ -1,8 +1,10 @@
 package queue_test
 
 import (
+	"cmp"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"attentive.internal/pkg/queue"
 	"attentive.internal/pkg/queuetest"
@@ -13,6 +15,7 @@ import (
 type tenureOf struct {
 	owner    string
 	orphaned bool
+	lease    time.Duration // zero: a long one
 	inFlight atomic.Int32
 }
 
@@ -23,6 +26,9 @@ func (t *tenureOf) Begin() (end func()) {
 
 func (t *tenureOf) Orphaned() bool      { return t.orphaned }
 func (t *tenureOf) Predecessor() string { return t.owner }
+func (t *tenureOf) Lease() time.Duration {
+	return cmp.Or(t.lease, time.Hour)
+}
 
 // The owner knows that something is in flight from when it is received until it
 // is confirmed to be done, or is the next owner's.
