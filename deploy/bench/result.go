@@ -97,7 +97,7 @@ func (t *table) print(r result) {
 		peer = *r.Peer
 	}
 	if r.Ratio != nil {
-		ratio = number(*r.Ratio)
+		ratio = strconv.FormatFloat(*r.Ratio, 'g', 3, 64)
 	}
 	fmt.Fprintf(t.w, row, r.Name, number(r.Value), r.Unit, goal, met, peer, ratio, strconv.Itoa(r.Runs),
 		number(r.Min), number(r.Median), number(r.P99), number(r.Max))
