@@ -75,9 +75,13 @@ func weights() []struct {
 	}
 }
 
-// The pauses between two faults, and between two of the broker's nodes.
+// Faults come in waves. In a wave they overlap, and an owner may be struck as soon
+// as there is one; between two there is time for a lease to run out and for some
+// work. The nodes of the broker are struck at their own pace.
 const (
-	between      = 700 * time.Millisecond
+	wave         = 14
+	between      = 350 * time.Millisecond
+	rest         = 4 * time.Second
 	betweenNodes = 25 * time.Second
 )
 
@@ -92,7 +96,10 @@ func plan(seed uint64, n int, layout plant.Layout) []fault {
 	var at, nextNode time.Duration
 	nextNode = betweenNodes / 2
 	for len(faults) < n {
-		at += between/4 + time.Duration(random.Int64N(int64(between*3/2)))
+		at += time.Duration(random.Int64N(int64(2 * between)))
+		if len(faults)%wave == wave-1 {
+			at += rest
+		}
 		f := fault{Number: len(faults) + 1, At: at, Worker: plant.Attributes, Account: random.IntN(len(layout.API)), Replica: random.IntN(3)}
 		if random.IntN(2) == 0 {
 			f.Worker, f.Account = plant.Segment, random.IntN(len(layout.SFTP))

@@ -48,13 +48,6 @@ func (d *Door) serve(route func(net.Conn) *Wire) {
 		if err != nil {
 			continue // of one client
 		}
-		d.work.Go(func() {
-			w := route(client)
-			if w == nil {
-				reset(client)
-				return
-			}
-			w.carry(client, d.closing)
-		})
+		d.work.Go(func() { newLink(client).run(route, d.closing) })
 	}
 }

@@ -17,25 +17,27 @@ const pieceBytes = 32 << 10
 
 // link is one connection over a wire.
 type link struct {
-	wire           *Wire
 	client, server *net.TCPConn
-	once           sync.Once
-	over           chan struct{} // closed when nothing passes any more
+	wire           *Wire
+	// routed is closed when wire and server are known. What the client sends is
+	// read from the first moment on: when it was sent must be known exactly.
+	routed chan struct{}
+	once   sync.Once
+	over   chan struct{} // closed when nothing passes any more
 }
 
-func newLink(w *Wire, client, server *net.TCPConn) *link {
-	return &link{wire: w, client: client, server: server, over: make(chan struct{})}
+func newLink(client *net.TCPConn) *link {
+	return &link{client: client, routed: make(chan struct{}), over: make(chan struct{})}
 }
 
-// run returns once both directions have ended; closing ends them.
-func (l *link) run(closing <-chan struct{}) {
+// run asks route for the wire and returns once both directions have ended;
+// closing ends them.
+func (l *link) run(route func(net.Conn) *Wire, closing <-chan struct{}) {
 	var work sync.WaitGroup
+	defer work.Wait()
 	up, down := newFlow(), newFlow()
 	up.up = true
-	work.Go(func() { l.read(l.client, up, l.wire.cfg.Sent) })
-	work.Go(func() { l.write(l.server, up) })
-	work.Go(func() { l.read(l.server, down, nil) })
-	work.Go(func() { l.write(l.client, down) })
+	work.Go(func() { l.read(l.client, up) })
 	work.Go(func() {
 		select {
 		case <-closing:
@@ -43,17 +45,32 @@ func (l *link) run(closing <-chan struct{}) {
 		case <-l.over:
 		}
 	})
+	if l.wire = route(l.client); l.wire == nil || !l.wire.connect(l) {
+		l.reset()
+		return
+	}
+	defer l.wire.forget(l)
+	close(l.routed)
+	work.Go(func() { l.write(l.server, up) })
+	work.Go(func() { l.read(l.server, down) })
+	work.Go(func() { l.write(l.client, down) })
 	work.Wait()
 }
 
 // read fills f until its source has ended.
-func (l *link) read(from *net.TCPConn, f *flow, sent func(time.Time, []byte)) {
+func (l *link) read(from *net.TCPConn, f *flow) {
 	for {
 		piece := make([]byte, pieceBytes)
 		n, err := from.Read(piece)
+		at := time.Now()
+		select {
+		case <-l.routed:
+		case <-l.over:
+			return
+		}
 		if n > 0 {
-			if sent != nil {
-				sent(time.Now(), piece[:n])
+			if f.up && l.wire.cfg.Sent != nil {
+				l.wire.cfg.Sent(at, piece[:n])
 			}
 			f.add(piece[:n], l.over)
 		}
@@ -104,7 +121,9 @@ func (l *link) end(how func(*net.TCPConn)) {
 	l.once.Do(func() {
 		close(l.over)
 		how(l.client)
-		how(l.server)
+		if l.server != nil {
+			how(l.server)
+		}
 	})
 }
 

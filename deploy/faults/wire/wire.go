@@ -237,28 +237,29 @@ func (w *Wire) gate() <-chan struct{} {
 	return w.open
 }
 
-// carry leads a connection over the wire, and returns at its end or that of
-// the door.
-func (w *Wire) carry(client *net.TCPConn, closing <-chan struct{}) {
+// connect gives l its way to the server, and reports whether there is one.
+func (w *Wire) connect(l *link) bool {
 	w.proxy.Lock()
 	address := w.proxy.Listen
 	w.proxy.Unlock()
 	dialled, err := net.DialTimeout("tcp", address, dialTimeout)
 	if err != nil {
-		reset(client)
-		return
+		return false
 	}
-	l := newLink(w, client, dialled.(*net.TCPConn))
+	l.server = dialled.(*net.TCPConn)
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.cuts > 0 {
-		l.reset()
+		return false
 	}
 	w.links[l] = struct{}{}
-	w.mu.Unlock()
-	l.run(closing)
+	return true
+}
+
+func (w *Wire) forget(l *link) {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	delete(w.links, l)
-	w.mu.Unlock()
 }
 
 // dialTimeout is for an address of this very process.
