@@ -98,6 +98,11 @@ func NewAccount(p worker.Parts, a config.Account, tenure *owner.Tenure) (*Accoun
 		contract.Unsubscribe: {metrics.Unsubscribe, ceilings.Unsubscribe},
 	} {
 		l := limiter.New(e.perSecond)
+		if tenure.Orphaned() {
+			// The owner before did not hand over, but it began no call within the
+			// time-out of one before its lease ended, which is over.
+			l.Assume(timeout)
+		}
 		acc.endpoints[kind] = &endpoint{name: e.name, limiter: l, barrier: newBarrier(kind)}
 	}
 	return acc, nil

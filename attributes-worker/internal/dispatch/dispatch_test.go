@@ -409,6 +409,30 @@ func TestTheLimitHoldsAndIsUsed(t *testing.T) {
 	}
 }
 
+// Whoever takes an account over from one that died does not know what that has
+// sent: no call of both is less than a second apart.
+func TestTheLimitHoldsAfterADeath(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	for n := range 500 {
+		r.publish(update(byPhone(phone(n)), map[string]any{"n": 1}))
+	}
+	wire := queuetest.StartProxy(t, r.server.URL)
+	r.startAt(wire.URL)
+	r.arrived(api.SetAttributes, 50)
+	r.start() // waits for the lease
+	wire.Down()
+	r.drained()
+	var gap time.Duration
+	arrivals := r.sandbox.API().Arrivals()
+	for n := 1; n < len(arrivals); n++ {
+		gap = max(gap, arrivals[n].At.Sub(arrivals[n-1].At))
+	}
+	if gap < time.Second {
+		t.Errorf("the next owner's calls began %v after the last one's, want a second", gap)
+	}
+}
+
 // An owner that cannot renew its lease starts no call that could outlast it.
 func TestNoCallOutlastsTheLease(t *testing.T) {
 	t.Parallel()
