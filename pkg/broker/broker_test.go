@@ -321,6 +321,41 @@ func TestEnsureMends(t *testing.T) {
 	}
 }
 
+// A bucket of leases as earlier versions made it takes the marks of replicas
+// that have gone, and keeps its leases.
+func TestEnsureMendsTheOwners(t *testing.T) {
+	t.Parallel()
+	c := queuetest.Connect(t, queuetest.Start(t).URL)
+	ctx := t.Context()
+	owners, err := c.JS.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: broker.BucketOwners, History: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	revision, err := owners.Create(ctx, "account.acme", []byte("lease"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Ensure(ctx, broker.Settings{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Check(ctx, broker.Settings{}); err != nil {
+		t.Error(err)
+	}
+	if err := owners.Purge(ctx, "replica.gone", jetstream.PurgeTTL(time.Minute)); err != nil {
+		t.Errorf("a mark that expires is refused: %v", err)
+	}
+	status, err := owners.Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status.TTL() != 0 {
+		t.Errorf("leases expire in the broker after %v", status.TTL())
+	}
+	if lease, err := owners.Get(ctx, "account.acme"); err != nil || lease.Revision() != revision {
+		t.Errorf("the lease is %v, %v; want it as it was", lease, err)
+	}
+}
+
 func TestEnsureNeverDeletes(t *testing.T) {
 	t.Parallel()
 	c := queuetest.Connect(t, queuetest.Start(t).URL)

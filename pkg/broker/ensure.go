@@ -125,6 +125,7 @@ func properties() []property {
 		{"maximum age", func(c *cfg) any { return c.MaxAge }, func(d, s *cfg) { d.MaxAge = s.MaxAge }},
 		{"maximum message size", func(c *cfg) any { return limit(int64(c.MaxMsgSize)) }, func(d, s *cfg) { d.MaxMsgSize = s.MaxMsgSize }},
 		{"messages per subject", func(c *cfg) any { return limit(c.MaxMsgsPerSubject) }, func(d, s *cfg) { d.MaxMsgsPerSubject = s.MaxMsgsPerSubject }},
+		{"message TTLs", func(c *cfg) any { return c.AllowMsgTTL }, func(d, s *cfg) { d.AllowMsgTTL = s.AllowMsgTTL }},
 		{"atomic batches", func(c *cfg) any { return c.AllowAtomicPublish }, func(d, s *cfg) { d.AllowAtomicPublish = s.AllowAtomicPublish }},
 		{"duplicate window", func(c *cfg) any { return c.Duplicates }, func(d, s *cfg) { d.Duplicates = s.Duplicates }},
 		{"maximum consumers", func(c *cfg) any { return limit(int64(c.MaxConsumers)) }, nil},

@@ -74,15 +74,17 @@ type asset struct {
 func assets(s Settings) []asset {
 	s = s.withDefaults()
 	list := streams(s)
-	for _, b := range []struct{ name, what string }{
-		{BucketOwners, "leases of accounts and destinations"},
-		{BucketLedger, "state of each job"},
-		{BucketConsent, "what was last sent of each person's consent"},
-		{BucketFiles, "file numbers and published files"},
-	} {
-		list = append(list, bucket(b.name, b.what, s.Replicas))
-	}
 	return append(list,
+		// Leases never expire in the broker. What expires are the marks of
+		// replicas that have gone.
+		bucket(jetstream.KeyValueConfig{
+			Bucket: BucketOwners, Description: "leases of accounts and destinations", Replicas: s.Replicas, LimitMarkerTTL: time.Hour,
+		}),
+		bucket(jetstream.KeyValueConfig{Bucket: BucketLedger, Description: "state of each job", Replicas: s.Replicas}),
+		bucket(jetstream.KeyValueConfig{
+			Bucket: BucketConsent, Description: "what was last sent of each person's consent", Replicas: s.Replicas,
+		}),
+		bucket(jetstream.KeyValueConfig{Bucket: BucketFiles, Description: "file numbers and published files", Replicas: s.Replicas}),
 		objects(ObjectsAudiences, "audiences that jobs name as their source", s.Replicas, 0),
 		objects(ObjectsRejects, "rows that could not be used", s.Replicas, rejectsAge),
 	)
@@ -170,17 +172,17 @@ func allJobs(subject func(k contract.Kind, destination, job string) string) stri
 	return strings.TrimSuffix(subject("*", "*", job), job) + "*"
 }
 
-func bucket(name, description string, replicas int) asset {
+func bucket(cfg jetstream.KeyValueConfig) asset {
+	cfg.History, cfg.Storage = 1, jetstream.FileStorage
 	return asset{
-		noun: "bucket", name: name,
+		noun: "bucket", name: cfg.Bucket,
 		want: jetstream.StreamConfig{
-			Name: "KV_" + name, Subjects: []string{"$KV." + name + ".>"},
-			Storage: jetstream.FileStorage, Replicas: replicas, MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew,
+			Name: "KV_" + cfg.Bucket, Subjects: []string{"$KV." + cfg.Bucket + ".>"},
+			Storage: cfg.Storage, Replicas: cfg.Replicas, MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew,
+			AllowMsgTTL: cfg.LimitMarkerTTL > 0,
 		},
 		create: func(ctx context.Context, js jetstream.JetStream) error {
-			_, err := js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
-				Bucket: name, Description: description, History: 1, Storage: jetstream.FileStorage, Replicas: replicas,
-			})
+			_, err := js.CreateKeyValue(ctx, cfg)
 			return err
 		},
 	}
