@@ -2,6 +2,8 @@ package pgp
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -102,6 +104,18 @@ func (r *Recipients) Expires() time.Time {
 		first = earlier(first, expires(k.entity))
 	}
 	return first
+}
+
+// Fingerprint tells recipients with other keys apart.
+func (r *Recipients) Fingerprint() string {
+	h := sha256.New()
+	for _, k := range r.keys {
+		h.Write(k.entity.PrimaryKey.Fingerprint)
+		for _, sub := range k.entity.Subkeys {
+			h.Write(sub.PublicKey.Fingerprint)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
 // parseKey reads the one public key in key.

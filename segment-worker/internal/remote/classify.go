@@ -28,12 +28,12 @@ var errShort = errors.New("sizes differ")
 
 // accountError blocks the account.
 func accountError(cfg Config, reason fault.Reason, format string, args ...any) error {
-	return fault.Blockedf(fault.ScopeAccount, reason, "sftp %s: "+format, append([]any{cfg.where()}, args...)...)
+	return fault.Blockedf(fault.ScopeAccount, reason, "sftp %s: "+format, append([]any{cfg.Account()}, args...)...)
 }
 
 // folderError blocks the destination.
 func folderError(cfg Config, reason fault.Reason, format string, args ...any) error {
-	return fault.Blockedf(fault.ScopeDestination, reason, "sftp %s: folder %q: "+format, append([]any{cfg.where(), cfg.Folder}, args...)...)
+	return fault.Blockedf(fault.ScopeDestination, reason, "sftp %s: folder %q: "+format, append([]any{cfg.Account(), cfg.Folder}, args...)...)
 }
 
 // unreachable is a host that cannot be reached or that went away.
@@ -45,7 +45,7 @@ func unreachable(cfg Config, what string, err error) error {
 // has one, else that of a host that went away.
 func broken(cfg Config, what string, cause error) error {
 	if f, classified := errors.AsType[*fault.Error](cause); classified {
-		return &fault.Error{Class: f.Class, Scope: f.Scope, Reason: f.Reason, Wait: f.Wait, Err: fmt.Errorf("sftp %s: %s: %w", cfg.where(), what, cause)}
+		return &fault.Error{Class: f.Class, Scope: f.Scope, Reason: f.Reason, Wait: f.Wait, Err: fmt.Errorf("sftp %s: %s: %w", cfg.Account(), what, cause)}
 	}
 	return unreachable(cfg, what, cause)
 }
@@ -72,7 +72,7 @@ func ended(ctx context.Context, cfg Config, what string) error {
 	if classified || errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return broken(cfg, what, cause)
 	}
-	return fault.Interruptedf("sftp %s: %s: %w", cfg.where(), what, cause)
+	return fault.Interruptedf("sftp %s: %s: %w", cfg.Account(), what, cause)
 }
 
 // handshakeError says why SSH did not start.
@@ -117,7 +117,7 @@ func (s *Session) classify(what string, err error) error {
 	case statusIs(err, uint32(sftp.ErrSSHFxOpUnsupported)):
 		return folderError(s.cfg, fault.Misconfigured, "%s: %w (%v); choose settings that do without it", what, errors.ErrUnsupported, err)
 	}
-	return fmt.Errorf("sftp %s: folder %q: %s: %w", s.cfg.where(), s.cfg.Folder, what, err)
+	return fmt.Errorf("sftp %s: folder %q: %s: %w", s.cfg.Account(), s.cfg.Folder, what, err)
 }
 
 // storageFull is a server that takes no more bytes.

@@ -71,7 +71,7 @@ func (s *Session) copy(f *sftp.File, src *source, what string) error {
 		class := fault.Of(src.err)
 		return &fault.Error{
 			Class: class.Class, Scope: class.Scope, Reason: class.Reason, Wait: class.Wait,
-			Err: fmt.Errorf("sftp %s: %s: read what is to be sent: %w", s.cfg.where(), what, src.err),
+			Err: fmt.Errorf("sftp %s: %s: read what is to be sent: %w", s.cfg.Account(), what, src.err),
 		}
 	case err == nil:
 		err = closeErr

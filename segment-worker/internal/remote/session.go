@@ -26,6 +26,7 @@ import (
 	"net"
 	"path"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -107,8 +108,13 @@ func (c Config) withDefaults() Config {
 // address is the host's network address.
 func (c Config) address() string { return net.JoinHostPort(c.Host, strconv.Itoa(c.Port)) }
 
-// where names the account in errors.
-func (c Config) where() string { return c.Username + "@" + c.address() }
+// Account names what is logged in to, in errors and beyond: user@host:port, the
+// same for all ways to write one host.
+func (c Config) Account() string {
+	c = c.withDefaults()
+	c.Host = strings.ToLower(c.Host)
+	return c.Username + "@" + c.address()
+}
 
 // Session is a connection that is logged in. Its methods may be called
 // concurrently; what ends the connection ends all of them.
