@@ -36,7 +36,8 @@ func check(ctx context.Context, cfg *config.Config) iter.Seq[cli.Trial] {
 				continue // a password refused once is not sent again: servers lock accounts
 			}
 			tried[place] = true
-			c := remoteConfig(*credential.SFTP, d.Segment.RemoteFolder)
+			c := remoteConfig(*credential.SFTP)
+			c.Folder = d.Segment.RemoteFolder
 			for _, trial := range checkFolder(ctx, "credential "+d.Credential, c) {
 				refused[d.Credential] = refused[d.Credential] || trial.Step == logIn && trial.Outcome == cli.Failed
 				if !yield(trial) {

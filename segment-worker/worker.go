@@ -50,11 +50,20 @@ func work(ctx context.Context, p worker.Parts, account config.Account, tenure *o
 	}
 	numbers, baselines := filename.NewNumbers(files), baseline.New(files)
 	sessions := make(chan struct{}, account.Sessions())
+	var accounts []remote.Config
+	for _, c := range p.Config.Credentials {
+		if c.SFTP != nil {
+			accounts = append(accounts, remoteConfig(*c.SFTP))
+		}
+	}
 	return p.Destinations(ctx, account, tenure, func(ctx context.Context, d config.Destination, tenure *owner.Tenure) error {
 		credential, _ := p.Config.Credential(d.Credential)
+		to := remoteConfig(*credential.SFTP)
+		to.Folder, to.Fence = d.Segment.RemoteFolder, tenure.Conn
 		jobs := &delivery.Delivery{
 			Destination: d,
-			Remote:      remoteConfig(*credential.SFTP, d.Segment.RemoteFolder),
+			Remote:      to,
+			Accounts:    accounts,
 			Sessions:    sessions,
 			Sources:     p.Sources,
 			Rejects:     p.Rejects,
@@ -85,7 +94,7 @@ func work(ctx context.Context, p worker.Parts, account config.Account, tenure *o
 
 // remoteConfig says how to log in with a credential. Secrets are read when they
 // are needed, so that a rotated one is picked up.
-func remoteConfig(c config.SFTPCredential, folder string) remote.Config {
+func remoteConfig(c config.SFTPCredential) remote.Config {
 	return remote.Config{
 		Host:                 c.Hostname,
 		Port:                 c.Port,
@@ -95,7 +104,6 @@ func remoteConfig(c config.SFTPCredential, folder string) remote.Config {
 		PrivateKeyPassphrase: reader(c.PrivateKeyPassphrase),
 		HostKeys:             c.HostKeys,
 		KnownHosts:           c.KnownHosts,
-		Folder:               folder,
 	}
 }
 

@@ -52,10 +52,10 @@ func (f *faults) Intercept(fn func(op Op, name string) error) {
 	f.intercept = fn
 }
 
-// Observe calls fn after each open, close, rename and remove that was carried
-// out, before it is answered: an fn that cuts the connection loses the answer. A
-// nil fn stops it. fn is called concurrently. name is the path as the client
-// wrote it, of a rename the old one.
+// Observe calls fn after each operation that was carried out, before it is
+// answered: an fn that cuts the connection loses the answer. A nil fn stops it. fn
+// is called concurrently. name is the path as the client wrote it, of a rename
+// the old one.
 func (f *faults) Observe(fn func(op Op, name string)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -81,7 +81,7 @@ func (f *files) Filelist(r *sftp.Request) (sftp.ListerAt, error) {
 			return nil, err
 		}
 		info, err := os.Stat(path)
-		if err != nil {
+		if err := f.server.after(OpStat, r.Filepath, err); err != nil {
 			return nil, err
 		}
 		return listing{info}, nil
@@ -89,7 +89,8 @@ func (f *files) Filelist(r *sftp.Request) (sftp.ListerAt, error) {
 		if err := f.server.before(OpList, r.Filepath); err != nil {
 			return nil, err
 		}
-		return list(path)
+		infos, err := list(path)
+		return infos, f.server.after(OpList, r.Filepath, err)
 	}
 	return nil, sftp.ErrSSHFxOpUnsupported
 }
@@ -145,7 +146,8 @@ func (u *upload) WriteAt(p []byte, off int64) (int, error) {
 	if !u.server.take(len(p)) {
 		return 0, syscall.ENOSPC
 	}
-	return u.File.WriteAt(p, off)
+	n, err := u.File.WriteAt(p, off)
+	return n, u.server.after(OpWrite, u.name, err)
 }
 
 // Close ends the upload.

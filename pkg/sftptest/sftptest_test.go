@@ -236,7 +236,8 @@ func TestFaults(t *testing.T) {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if want := []sftptest.Op{sftptest.OpOpen, sftptest.OpClose, sftptest.OpRename}; !slices.Equal(got, want) {
+		want := []sftptest.Op{sftptest.OpOpen, sftptest.OpWrite, sftptest.OpClose, sftptest.OpRename}
+		if got := slices.Compact(got); !slices.Equal(got, want) { // it takes several writes
 			t.Errorf("observed %v, want %v", got, want)
 		}
 	})

@@ -1,386 +1,426 @@
 package delivery_test
 
 import (
-	"errors"
+	"bytes"
+	"encoding/json"
+	"flag"
 	"fmt"
+	"io"
 	"maps"
+	"math/rand/v2"
 	"os"
+	"path"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
-	"time"
 
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	"github.com/google/go-cmp/cmp"
 	"github.com/pkg/sftp"
 
+	attentivev1 "attentive.internal/proto/attentive/v1"
+
 	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/deadletter"
 	"attentive.internal/pkg/ledger"
 	"attentive.internal/pkg/queuetest"
+	"attentive.internal/pkg/reject"
 	"attentive.internal/pkg/sftptest"
+	"attentive.internal/segment-worker/internal/baseline"
 )
 
-// Three segments, so that there is something between two renames.
-func (p *place) three() string {
-	return p.send(p.campaign("A", csv(212, 200), csv(213, 2), csv(214, 3)))
+// pairs is how many times two operations of one delivery fail in the test below.
+var pairs = flag.Int("pairs", 24, "how many pairs of operations fail in TestEveryOperationFails")
+
+// way is how an operation fails, and who goes on.
+type way string
+
+const (
+	refused    way = "refused"    // answered with an error; of the receiver's operations
+	lost       way = "lost"       // it did not happen, and the connection is gone
+	unanswered way = "unanswered" // it happened, and the connection is gone
+	dies       way = "dies"       // as lost, and another owner goes on
+	diesAfter  way = "dies after" // as unanswered, and another owner goes on
+)
+
+// misfortune is the n-th operation that fails.
+type misfortune struct {
+	at  string // receiver or broker
+	n   int
+	way way
 }
 
-// onceEach fails the test unless the three files are there, each once under a
-// final name, and nothing else is.
-func (p *place) onceEach(id string) {
-	p.t.Helper()
-	p.idle()
-	want := []string{rows("AG1", 212, 200), rows("AG2", 213, 2), rows("AG3", 214, 3)}
-	files := p.files()
-	got := slices.Collect(maps.Values(files))
-	slices.Sort(want)
-	slices.Sort(got)
-	if diff := cmp.Diff(want, got); diff != "" {
-		p.t.Errorf("contents of the files %v (-want +got):\n%s", slices.Sorted(maps.Keys(files)), diff)
+func (m misfortune) String() string { return fmt.Sprintf("%s, operation %d, %s", m.at, m.n, m.way) }
+
+func (m misfortune) kills() bool { return m.way == dies || m.way == diesAfter }
+
+func (m misfortune) moment() queuetest.Moment {
+	if m.way == unanswered || m.way == diesAfter {
+		return queuetest.After
 	}
-	if left := p.temporary(); len(left) > 0 {
-		p.t.Errorf("temporary files are left: %v", left)
+	return queuetest.Before
+}
+
+// TestEveryOperationFails has each operation of a delivery fail, at the receiver
+// and at the broker, in every way; and some pairs of them. Whoever goes on, each
+// segment is published once, whole and right, and nothing else is left.
+func TestEveryOperationFails(t *testing.T) {
+	t.Parallel()
+	server := queuetest.Start(t)
+	key := newReceiver(t)
+	calm := newStory(t, server, key, "calm")
+	calm.tell(nil)
+	want := []sftptest.Op{
+		sftptest.OpList,
+		sftptest.OpOpen, sftptest.OpWrite, sftptest.OpClose, sftptest.OpStat,
+		sftptest.OpOpen, sftptest.OpWrite, sftptest.OpClose, sftptest.OpStat,
+		sftptest.OpList, sftptest.OpList, sftptest.OpRename, sftptest.OpRename,
 	}
-	for _, s := range p.entry(id).Segments {
-		if len(s.GetFiles()) != 1 || files[s.GetFiles()[0]] == "" || !strings.Contains(files[s.GetFiles()[0]], ","+s.GetName()+"\n") {
-			p.t.Errorf("segment %s is said to be in %v, which is not so", s.GetName(), s.GetFiles())
+	if diff := cmp.Diff(want, calm.asked); diff != "" {
+		t.Fatalf("operations of an undisturbed delivery (-want +got):\n%s", diff)
+	}
+	if len(calm.said) < 20 {
+		t.Fatalf("an undisturbed delivery says %d things to the broker, too few to be true: %v", len(calm.said), calm.said)
+	}
+	t.Logf("to the broker:\n%s", strings.Join(calm.said, "\n"))
+
+	var stories [][]misfortune
+	for n := range len(calm.asked) {
+		for _, w := range []way{refused, lost, unanswered, dies, diesAfter} {
+			stories = append(stories, []misfortune{{"receiver", n + 1, w}})
 		}
 	}
-	for l, err := range p.dead.List(p.t.Context(), deadletter.Filter{Job: id}) {
-		p.t.Errorf("dead letter %v, %v", l.Reason, err)
-	}
-}
-
-// TestConnectionLostAtEveryStep has the receiver drop the connection at the
-// n-th operation on a file, for every n, before it is carried out and after. The
-// worker goes on over a new connection.
-func TestConnectionLostAtEveryStep(t *testing.T) {
-	t.Parallel()
-	everyStep(t, func(t *testing.T, p *place, step func(fn func())) {
-		p.start()
-		step(p.sftp.Drop)
-		id := p.three()
-		p.reaches(id, ledger.Succeeded)
-		p.onceEach(id)
-	})
-}
-
-// TestWorkerDiesAtEveryStep cuts a worker off from the broker and the receiver at
-// the n-th operation on a file, as if it were killed there, and has another one
-// take over when the lease has run out.
-func TestWorkerDiesAtEveryStep(t *testing.T) {
-	t.Parallel()
-	everyStep(t, func(t *testing.T, p *place, step func(fn func())) {
-		url := p.url
-		toBroker := queuetest.StartProxy(t, url)
-		toHost := queuetest.StartProxy(t, fmt.Sprintf("nats://%s:%d", p.host, p.port)) // forwards any protocol
-		p.url = toBroker.URL
-		if _, err := fmt.Sscanf(toHost.URL, "nats://127.0.0.1:%d", &p.port); err != nil {
-			t.Fatal(err)
+	for n := range len(calm.said) {
+		for _, w := range []way{lost, unanswered, dies, diesAfter} {
+			stories = append(stories, []misfortune{{"broker", n + 1, w}})
 		}
-		p.configure()
-		p.start()
-		var dead atomic.Bool
-		step(func() {
-			toBroker.Down()
-			toHost.Down()
-			dead.Store(true)
+	}
+	random := rand.New(rand.NewPCG(7, 7))
+	for range *pairs {
+		first := stories[random.IntN(len(calm.asked)*5)][0]
+		// Counted from the first: what is done again, and what comes after.
+		second := misfortune{"receiver", first.n + 1 + random.IntN(20), []way{refused, lost, unanswered}[random.IntN(3)]}
+		stories = append(stories, []misfortune{first, second})
+	}
+
+	// Side by side, because most of the time they wait for a lease to run out.
+	var running sync.WaitGroup
+	defer running.Wait()
+	slots := make(chan struct{}, 64)
+	for i, misfortunes := range stories {
+		slots <- struct{}{}
+		running.Go(func() {
+			defer func() { <-slots }()
+			t.Run(fmt.Sprint(misfortunes), func(t *testing.T) {
+				s := newStory(t, server, key, fmt.Sprintf("d%d", i))
+				s.takes = i%2 == 0
+				s.tell(misfortunes)
+			})
 		})
-		id := p.three()
-		// A worker that dies after its last step has done all.
-		p.eventually("death", func() bool { return dead.Load() || p.entry(id).State == ledger.Succeeded })
-		toHost.Up() // for the dead worker too, which must not use it
-		p.url, p.config = url, "second.yaml"
-		p.configure()
-		p.start()
-		p.reaches(id, ledger.Succeeded)
-		p.onceEach(id)
-	})
+	}
 }
 
-// everyStep calls try for each step of an undisturbed delivery, with a function
-// that has fn called at that step, before or after the receiver takes it.
-func everyStep(t *testing.T, try func(t *testing.T, p *place, step func(fn func()))) {
+// newReceiver makes the key that files are encrypted to.
+func newReceiver(t *testing.T) *openpgp.Entity {
 	t.Helper()
-	server := queuetest.Start(t)
-	counted := func(op sftptest.Op) bool {
-		return op != sftptest.OpWrite && op != sftptest.OpStat && op != sftptest.OpList
-	}
-	var before, after atomic.Int32
-	p := at(t, server, "undisturbed")
-	p.sftp.Intercept(func(op sftptest.Op, _ string) error {
-		if counted(op) {
-			before.Add(1)
-		}
-		return nil
-	})
-	p.sftp.Observe(func(sftptest.Op, string) { after.Add(1) })
-	stop := p.start()
-	id := p.three()
-	p.reaches(id, ledger.Succeeded)
-	p.onceEach(id)
-	stop()
-	if before.Load() != 9 || after.Load() != 9 {
-		t.Fatalf("%d steps begun and %d taken; want 3 files opened, closed, renamed", before.Load(), after.Load())
-	}
-	// Side by side, because each waits for time-outs.
-	var running sync.WaitGroup
-	defer running.Wait()
-	for n := int32(1); n <= 9; n++ {
-		for _, moment := range []string{"before", "after"} {
-			running.Go(func() {
-				t.Run(fmt.Sprintf("%s step %d", moment, n), func(t *testing.T) {
-					p := at(t, server, fmt.Sprintf("%s-%d", moment, n))
-					try(t, p, func(fn func()) {
-						var seen atomic.Int32
-						if moment == "after" {
-							p.sftp.Observe(func(sftptest.Op, string) {
-								if seen.Add(1) == n {
-									fn()
-								}
-							})
-							return
-						}
-						p.sftp.Intercept(func(op sftptest.Op, _ string) error {
-							if counted(op) && seen.Add(1) == n {
-								fn()
-								return errors.New("cut off")
-							}
-							return nil
-						})
-					})
-				})
-			})
-		}
-	}
-}
-
-// TestCutOffFromTheBrokerAtEveryMessage breaks the worker's connection to the
-// broker at the n-th message about the job, for every n, with the message lost
-// and with only the answer lost.
-func TestCutOffFromTheBrokerAtEveryMessage(t *testing.T) {
-	t.Parallel()
-	server := queuetest.Start(t)
-	deliver := func(t *testing.T, destination string, trip queuetest.Trip) int {
-		t.Helper()
-		trip.Counts = func(subject string) bool {
-			for _, part := range []string{"$KV.attentive_ledger.", "$KV.attentive_files.", "attentive.v1.event.", "$JS.ACK."} {
-				if strings.Contains(subject, part) {
-					return true
-				}
-			}
-			return false
-		}
-		p := at(t, server, destination)
-		wire := queuetest.StartTripwire(t, server.URL, trip)
-		p.url, p.domain = wire.URL, destination // a domain of its own: nobody else changes its numbers
-		p.configure()
-		stop := p.start()
-		id := p.three()
-		p.reaches(id, ledger.Succeeded)
-		p.onceEach(id)
-		stop()
-		if wire.Seen() < trip.At {
-			t.Errorf("only %d messages were sent: the wire was never met", wire.Seen())
-		}
-		return wire.Seen()
-	}
-	total := deliver(t, "undisturbed", queuetest.Trip{})
-	if total < 15 {
-		t.Fatalf("an undisturbed delivery takes %d messages: too few to be true", total)
-	}
-	var running sync.WaitGroup
-	defer running.Wait()
-	for n := 1; n <= total; n++ {
-		for _, moment := range []queuetest.Moment{queuetest.Before, queuetest.After} {
-			running.Go(func() {
-				t.Run(fmt.Sprintf("%s message %d of %d", moment, n, total), func(t *testing.T) {
-					deliver(t, fmt.Sprintf("%s-%d", moment, n), queuetest.Trip{At: n, Moment: moment})
-				})
-			})
-		}
-	}
-}
-
-func TestNamesThatAreTaken(t *testing.T) {
-	t.Parallel()
-	p := newPlace(t)
-	p.start()
-	want := map[string]string{
-		name(1): rows("AG1", 212, 200), name(2): "a stranger's", // met first, so that the rest moves to 4 and 5
-		name(4): "a stranger's", name(6): rows("AG2", 213, 2), name(7): rows("AG3", 214, 3),
-	}
-	for _, n := range []int{2, 4} {
-		if err := os.WriteFile(p.sftp.Path(sftptest.Folder+"/"+name(n)), []byte("a stranger's"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	e := p.reaches(p.three(), ledger.Succeeded)
-	if diff := cmp.Diff(want, p.files()); diff != "" {
-		t.Errorf("files (-want +got):\n%s", diff)
-	}
-	for i, n := range []int{1, 6, 7} {
-		if got := e.Segments[i].GetFiles()[0]; got != name(n) {
-			t.Errorf("segment %s is said to be in %s, want %s", e.Segments[i].GetName(), got, name(n))
-		}
-	}
-}
-
-// TestReceiverTakesFilesAwayAtOnce, and the answers to its renames are lost.
-func TestReceiverTakesFilesAwayAtOnce(t *testing.T) {
-	t.Parallel()
-	p := newPlace(t)
-	var mu sync.Mutex // guards taken
-	var taken []string
-	p.sftp.Observe(func(op sftptest.Op, _ string) {
-		if op != sftptest.OpRename {
-			return
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		for f := range p.files() {
-			if !strings.HasPrefix(f, ".") {
-				taken = append(taken, f)
-				if err := os.Remove(p.sftp.Path(sftptest.Folder + "/" + f)); err != nil {
-					t.Error(err)
-				}
-			}
-		}
-		p.sftp.Drop()
-	})
-	p.start()
-	id := p.three()
-	p.reaches(id, ledger.Succeeded)
-	p.idle()
-	mu.Lock()
-	defer mu.Unlock()
-	if want := []string{name(1), name(2), name(3)}; !slices.Equal(taken, want) {
-		t.Errorf("taken away: %v, want %v", taken, want)
-	}
-	if got := p.files(); len(got) > 0 {
-		t.Errorf("files %v are left, want none", got)
-	}
-}
-
-// TestSweep: temporary files go when their job no longer needs them, and only
-// then.
-func TestSweep(t *testing.T) {
-	t.Parallel()
-	p := newPlace(t)
-	p.destinations = []string{"acme", "other"}
-	p.configure()
-	// A job that is being published, and cannot go on.
-	p.sftp.Intercept(func(op sftptest.Op, name string) error {
-		if op == sftptest.OpRename && strings.Contains(name, ".acme.") {
-			return sftp.ErrSSHFxOpUnsupported
-		}
-		return nil
-	})
-	stop := p.start()
-	id := p.three()
-	p.blocked(id, "misconfigured", "")
-	publishing := p.temporary()
-	slices.Sort(publishing)
-	if len(publishing) != 3 {
-		t.Fatalf("temporary files %v, want three", publishing)
-	}
-	stop()
-
-	// What a job leaves that died while it was uploading, long ago and now.
-	died := p.entry(id)
-	died.JobID, died.Fingerprint = "0b7c1d7e-4a53-4c6e-9d0f-6f1f0d6f3a10", "x"
-	if _, err := p.ledger.Begin(t.Context(), died); err != nil {
-		t.Fatal(err)
-	}
-	epoch := strings.Split(publishing[0], ".")[2]
-	stale := []string{".relay.1.acme." + died.JobID + ".1", ".relay." + epoch + ".acme." + died.JobID + ".2"}
-	foreign := []string{
-		".relay.1.acme.7c1d7e0b-4a53-4c6e-9d0f-6f1f0d6f3a10.1", // a job that our ledger does not know
-		".relay.9999999999999999.acme." + died.JobID + ".1",      // of an owner after us
-		".relay.notes", ".hidden", "readme.txt",
-	}
-	for _, f := range slices.Concat(stale, foreign) {
-		if err := os.WriteFile(p.sftp.Path(sftptest.Folder+"/"+f), []byte("x"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	p.start()
-	j := p.orchestration("B", csv(215, 1))
-	j.Destination = "other"
-	p.delivers(j)
-	got := slices.Sorted(maps.Keys(p.files()))
-	want := slices.Concat(publishing, foreign, []string{name(4)})
-	slices.Sort(want)
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("files (-want +got):\n%s", diff)
-	}
-
-	p.sftp.Intercept(nil)
-	p.reaches(id, ledger.Succeeded)
-	for n := 1; n <= 3; n++ {
-		if p.files()[name(n)] == "" {
-			t.Errorf("%s is missing", name(n))
-		}
-	}
-}
-
-// TestAnotherDestinationsUploadIsNotSwept: two destinations of one account share
-// a folder and work side by side.
-func TestAnotherDestinationsUploadIsNotSwept(t *testing.T) {
-	t.Parallel()
-	p := newPlace(t)
-	p.destinations = []string{"acme", "other"}
-	p.configure()
-	uploading, release := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	p.sftp.Intercept(func(op sftptest.Op, name string) error {
-		if op == sftptest.OpClose && strings.Contains(name, ".acme.") {
-			once.Do(func() {
-				close(uploading)
-				select {
-				case <-release:
-				case <-time.After(patience):
-				}
-			})
-		}
-		return nil
-	})
-	p.start()
-	id := p.three()
-	<-uploading
-	j := p.orchestration("B", csv(215, 1))
-	j.Destination = "other"
-	p.delivers(j)
-	close(release)
-	if e := p.reaches(id, ledger.Succeeded); e.Failures > 0 {
-		t.Errorf("the upload was disturbed: %d failures", e.Failures)
-	}
-}
-
-// TestLeaseThatIsLostBetweenRenames: the old owner renames nothing more, the new
-// one finishes.
-func TestLeaseThatIsLostBetweenRenames(t *testing.T) {
-	t.Parallel()
-	p := newPlace(t)
-	leases, err := p.conn.JS.KeyValue(t.Context(), broker.BucketOwners)
+	entity, err := openpgp.NewEntity("Receiver", "", "receiver@example.com", &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA})
 	if err != nil {
 		t.Fatal(err)
 	}
-	renames := 0
-	p.sftp.Intercept(func(op sftptest.Op, _ string) error {
-		if op != sftptest.OpRename {
+	return entity
+}
+
+// story is one delivery that things go wrong with.
+type story struct {
+	*place
+	key   *openpgp.Entity
+	takes bool // the receiver takes files away at once
+	wire  *queuetest.Tripwire
+	host  *queuetest.Proxy
+
+	mu        sync.Mutex // guards the rest
+	asked     []sftptest.Op
+	done      int // of what was asked
+	said      []string
+	died      bool
+	published map[string]string // contents by final name
+	times     int               // files published
+}
+
+func newStory(t *testing.T, server *queuetest.Server, key *openpgp.Entity, destination string) *story {
+	t.Helper()
+	s := &story{place: at(t, server, destination), key: key, published: map[string]string{}}
+	var public bytes.Buffer
+	if err := key.Serialize(&public); err != nil {
+		t.Fatal(err)
+	}
+	s.file("receiver.asc", public.String())
+	s.settings, s.identifier, s.columns = "pgp: {keys: [receiver.asc]}", "email", "email: email"
+	s.domain = destination // nobody else changes its numbers
+	return s
+}
+
+// tell has a job delivered while the misfortunes happen, at most one of them
+// deadly or at the broker, and looks at what has become of it.
+func (s *story) tell(misfortunes []misfortune) {
+	s.t.Helper()
+	trip := queuetest.Trip{Counts: s.says}
+	deadly := slices.ContainsFunc(misfortunes, misfortune.kills)
+	for _, m := range misfortunes {
+		if m.at == "broker" {
+			trip.At, trip.Moment, trip.Final = m.n, m.moment(), m.kills()
+		}
+	}
+	url := s.url
+	s.wire = queuetest.StartTripwire(s.t, url, trip)
+	s.host = queuetest.StartProxy(s.t, fmt.Sprintf("nats://%s:%d", s.sftp.Host, s.sftp.Port)) // forwards any protocol
+	if _, err := fmt.Sscanf(s.host.URL, "nats://127.0.0.1:%d", &s.port); err != nil {
+		s.t.Fatal(err)
+	}
+	s.url = s.wire.URL
+	s.configure()
+	s.afflict(misfortunes)
+	changes := s.watch()
+	stop := s.start()
+	id := s.send(s.campaign("A", emails(120, 3), emails(2, 0)))
+	if deadly {
+		// A worker that dies after its last step has done all.
+		s.eventually("death", func() bool { return s.isDead(misfortunes) || s.entry(id).State == ledger.Succeeded })
+		s.wire.Break()
+		s.host.Up() // for the dead worker too, which must not use it
+		s.url, s.config = url, "second.yaml"
+		s.configure()
+		defer s.start()()
+	}
+	s.reaches(id, ledger.Succeeded)
+	s.idle()
+	stop()
+	s.check(id, changes)
+}
+
+// emails is an inline source of n addresses and some rows without one.
+func emails(n, bad int) *attentivev1.Source {
+	var b strings.Builder
+	b.WriteString("name,email\n")
+	for i := range n {
+		fmt.Fprintf(&b, "Someone,u%d@example.com\n", i)
+	}
+	for range bad {
+		b.WriteString("Someone,nobody\n")
+	}
+	return inline(b.String())
+}
+
+// says notes what the worker says to the broker about a job, in order; that is
+// what fails. What it says by the clock cannot be counted.
+func (s *story) says(subject string) bool {
+	for _, part := range []string{".KV_attentive_owners", "$KV.attentive_owners.", ".MSG.NEXT.", "$JS.API.STREAM.", "$JS.API.CONSUMER.", "_INBOX.", "$JS.API.INFO"} {
+		if strings.Contains(subject, part) {
+			return false
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.said = append(s.said, subject)
+	return true
+}
+
+// isDead reports whether the worker is cut off from everything.
+func (s *story) isDead(misfortunes []misfortune) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range misfortunes {
+		if m.at == "broker" && m.kills() {
+			return len(s.said) >= m.n
+		}
+	}
+	return s.died
+}
+
+// afflict has the receiver misbehave, and notes what it is asked.
+func (s *story) afflict(misfortunes []misfortune) {
+	falls := func(n int, ways ...way) (way, bool) {
+		for _, m := range misfortunes {
+			if m.at == "receiver" && m.n == n && slices.Contains(ways, m.way) {
+				return m.way, true
+			}
+		}
+		return "", false
+	}
+	hit := func(w way) {
+		if w == dies || w == diesAfter {
+			s.wire.Break()
+			s.host.Down()
+			s.mu.Lock()
+			s.died = true
+			s.mu.Unlock()
+		}
+		s.sftp.Drop()
+	}
+	s.sftp.Intercept(func(op sftptest.Op, name string) error {
+		if op == sftptest.OpOpen && !strings.HasPrefix(path.Base(name), ".") {
+			s.t.Errorf("%s is written under its final name", name)
+		}
+		s.mu.Lock()
+		s.asked = append(s.asked, op)
+		n := len(s.asked)
+		s.mu.Unlock()
+		w, ok := falls(n, refused, lost, dies)
+		if !ok {
 			return nil
 		}
-		if renames++; renames == 2 {
-			_, err := leases.Put(t.Context(), "destination.acme", []byte(`{"owner":"other","writer":"other","write":1,"epoch":1,"lease":1000000000}`))
-			return err
+		if w != refused {
+			hit(w)
 		}
-		return nil
+		return sftp.ErrSSHFxFailure
 	})
-	p.start()
-	id := p.three()
-	p.reaches(id, ledger.Succeeded)
-	p.onceEach(id)
+	s.sftp.Observe(func(op sftptest.Op, _ string) {
+		if op == sftptest.OpRename {
+			s.arrive()
+		}
+		s.mu.Lock()
+		s.done++
+		n := s.done
+		s.mu.Unlock()
+		if w, ok := falls(n, unanswered, diesAfter); ok {
+			hit(w)
+		}
+	})
+}
+
+// arrive notes the files that have got a final name.
+func (s *story) arrive() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, content := range s.files() {
+		if strings.HasPrefix(name, ".") || s.published[name] != "" && !s.takes {
+			continue
+		}
+		s.times++
+		s.published[name] = s.decrypt(content)
+		if s.takes {
+			if err := os.Remove(s.sftp.Path(sftptest.Folder + "/" + name)); err != nil {
+				s.t.Error(err)
+			}
+		}
+	}
+}
+
+// decrypt returns what a file holds; for a file in part it fails.
+func (s *story) decrypt(content string) string {
+	m, err := openpgp.ReadMessage(strings.NewReader(content), openpgp.EntityList{s.key}, nil, nil)
+	if err != nil {
+		s.t.Errorf("a file of %d bytes is published that nobody can read: %v", len(content), err)
+		return "unreadable"
+	}
+	b, err := io.ReadAll(m.UnverifiedBody)
+	if err != nil {
+		s.t.Errorf("a file of %d bytes is published in part: %v", len(content), err)
+	}
+	return string(b)
+}
+
+// watch counts the changes of the ledger by the state that they lead to.
+func (s *story) watch() (changes func() map[ledger.State]int) {
+	s.t.Helper()
+	kv, err := s.conn.JS.KeyValue(s.t.Context(), broker.BucketLedger)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	watcher, err := kv.Watch(s.t.Context(), ledger.Key(contract.Segment, s.destinations[0], "*"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return func() map[ledger.State]int {
+		s.t.Helper()
+		if err := watcher.Stop(); err != nil {
+			s.t.Error(err)
+		}
+		count := map[ledger.State]int{}
+		for update := range watcher.Updates() {
+			if update == nil {
+				continue
+			}
+			var e ledger.Entry
+			if err := json.Unmarshal(update.Value(), &e); err != nil {
+				s.t.Error(err)
+			}
+			count[e.State]++
+		}
+		return count
+	}
+}
+
+// addresses returns the file of the first n addresses.
+func addresses(segment string, n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "u%d@example.com,%s\n", i, segment)
+	}
+	return b.String()
+}
+
+// checkKept looks at what is kept of a delivery: rejected rows and baselines.
+func (s *story) checkKept(id string) {
+	s.t.Helper()
+	rejects, err := s.conn.JS.ObjectStore(s.t.Context(), broker.ObjectsRejects)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	object, err := rejects.GetBytes(s.t.Context(), reject.ObjectName(contract.Segment, s.destinations[0], id))
+	if err != nil {
+		s.t.Errorf("rejected rows: %v", err)
+	}
+	if n := bytes.Count(object, []byte("\n")); n != 1+3 {
+		s.t.Errorf("%d rejected rows are kept, want 3", n-1)
+	}
+	kv, err := s.conn.JS.KeyValue(s.t.Context(), broker.BucketFiles)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for segment, rows := range map[string]uint64{"AG1": 120, "AG2": 2} {
+		last, err := baseline.New(kv).Last(s.t.Context(), s.destinations[0], segment)
+		if err != nil || last.JobID != id || last.Rows != rows {
+			s.t.Errorf("last success of %s: %+v, %v; want that of %s with %d rows", segment, last, err, id, rows)
+		}
+	}
+}
+
+// check looks at everything that a delivery leaves behind.
+func (s *story) check(id string, changes func() map[ledger.State]int) {
+	s.t.Helper()
+	want := map[string]string{"AG1": addresses("AG1", 120), "AG2": addresses("AG2", 2)}
+	got := map[string]string{}
+	e := s.entry(id)
+	s.mu.Lock()
+	for _, segment := range e.Segments {
+		for _, f := range segment.GetFiles() {
+			got[segment.GetName()] += s.published[f]
+		}
+	}
+	if s.times != 2 {
+		s.t.Errorf("files were published %d times, as %v; want each of two once", s.times, slices.Sorted(maps.Keys(s.published)))
+	}
+	s.mu.Unlock()
+	if diff := cmp.Diff(want, got); diff != "" {
+		s.t.Errorf("segments (-want +got):\n%s", diff)
+	}
+	for f := range s.files() {
+		if strings.HasPrefix(f, ".") {
+			s.t.Errorf("%s is left", f)
+		}
+	}
+	if n := changes()[ledger.Succeeded]; n != 1 {
+		s.t.Errorf("the job has succeeded %d times in the ledger", n)
+	}
+	if p := e.Progress; p.GetRowsRead() != 125 || p.GetRowsSent() != 122 || p.GetRowsRejected() != 3 {
+		s.t.Errorf("progress %v, want 125 rows, 122 sent and 3 rejected", p)
+	}
+	s.checkKept(id)
+	for l, err := range s.dead.List(s.t.Context(), deadletter.Filter{Job: id}) {
+		s.t.Errorf("dead letter %v, %v", l.Reason, err)
+	}
 }

@@ -19,8 +19,9 @@ package delivery
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
-	"fmt"
+	"maps"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -48,6 +49,9 @@ type Run = job.Run[*attentivev1.SegmentJob]
 type Delivery struct {
 	Destination config.Destination
 	Remote      remote.Config
+	// Accounts that the configuration can log in to: a job that is being
+	// published when its destination is moved lies at another one.
+	Accounts []remote.Config
 	// Sessions limits the connections to the account: as many as it has room.
 	Sessions  chan struct{}
 	Sources   *source.Opener
@@ -61,21 +65,16 @@ type Delivery struct {
 	CallTimeout time.Duration
 	// Now gives the date of file names.
 	Now func() time.Time
+
+	named int // temporary files
 }
 
 // Handle is the job.Handler of segment jobs.
 func (d *Delivery) Handle(ctx context.Context, r *Run) error {
 	if r.Entry().State == ledger.Publishing {
-		p, err := planned(r)
-		if err != nil {
+		if finished, err := d.resume(ctx, r); err != nil || finished {
 			return err
 		}
-		if p.Place == d.place() {
-			return d.connected(ctx, func(s *remote.Session) error { return d.finish(ctx, r, s) })
-		}
-		// Here its temporary files never were: that they are missing means nothing.
-		r.Log().Warn("destination was moved while the job was being published: it is sent again, to the new place",
-			"old", p.Place, "new", d.place())
 	}
 	request, err := resolve(d.Destination, r.Job)
 	if err != nil {
@@ -85,37 +84,56 @@ func (d *Delivery) Handle(ctx context.Context, r *Run) error {
 	if err != nil {
 		return err
 	}
-	return d.connected(ctx, func(s *remote.Session) error {
-		if err := d.sweep(ctx, r, s); err != nil {
+	if err := d.clear(ctx, r); err != nil {
+		return err
+	}
+	return d.connected(ctx, d.Remote, func(s *remote.Session) error {
+		u := &upload{Delivery: d, run: r, session: s, recipients: recipients, read: prints{}, rows: map[string]uint64{}}
+		if err := u.begin(ctx, request); err != nil {
 			return err
 		}
-		u, err := d.begin(ctx, r, request)
-		if err != nil {
-			return err
-		}
-		u.session, u.recipients = s, recipients
 		if err := d.prepare(ctx, u, request); err != nil {
-			u.abandon(ctx)
+			u.abandon(ctx, err)
 			return err
 		}
 		return d.finish(ctx, r, s)
 	})
 }
 
-// begin enters in the ledger that the first phase begins.
-func (d *Delivery) begin(ctx context.Context, r *Run, request request) (*upload, error) {
-	known, err := fingerprints(r)
+// begin finds what an earlier attempt has left, and enters in the ledger that
+// the first phase begins.
+func (u *upload) begin(ctx context.Context, request request) error {
+	kept, err := drafted(u.run)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	err = r.Advance(ctx, "reading, encrypting and uploading", func(e *ledger.Entry) {
-		e.State, e.Warnings = ledger.Uploading, request.warnings
+	here, form := u.here(), u.form(u.recipients)
+	if kept.Place != here || kept.Form != form {
+		kept.Files = nil
+	}
+	whole, err := u.sweep(ctx, u.run, u.session, kept)
+	if err != nil {
+		return err
+	}
+	kept.Place, kept.Form, kept.Files = here, form, whole
+	plan, err := json.Marshal(kept)
+	if err != nil {
+		return err
+	}
+	err = u.run.Advance(ctx, "reading, encrypting and uploading", func(e *ledger.Entry) {
+		e.State, e.Warnings, e.Plan = ledger.Uploading, request.warnings, plan
 		e.Progress, e.Segments = nil, nil
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return &upload{Delivery: d, run: r, known: known, read: prints{}, rows: map[string]uint64{}}, nil
+	u.known, u.whole = prints{}, make(map[slot]file, len(whole))
+	maps.Copy(u.known, kept.Sources)
+	for _, f := range whole {
+		u.whole[f.slot] = f
+		u.created = append(u.created, f.Temporary)
+	}
+	return nil
 }
 
 // prepare uploads all files, judges the whole, and commits to publish it.
@@ -150,25 +168,20 @@ func (d *Delivery) prepare(ctx context.Context, u *upload, request request) erro
 	return d.commit(ctx, u, append(empty, request.warnings...))
 }
 
-// connected runs work with a session to the receiver.
-func (d *Delivery) connected(ctx context.Context, work func(*remote.Session) error) error {
+// connected runs work with a session to a receiver.
+func (d *Delivery) connected(ctx context.Context, cfg remote.Config, work func(*remote.Session) error) error {
 	select {
 	case d.Sessions <- struct{}{}:
 		defer func() { <-d.Sessions }()
 	case <-ctx.Done():
 		return fault.Interruptedf("wait for a session: %w", context.Cause(ctx))
 	}
-	session, err := remote.Dial(ctx, d.Remote)
+	session, err := remote.Dial(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = session.Close() }() // loses nothing: what was stored was confirmed
 	return work(session)
-}
-
-// place tells where files go: temporary names mean something only there.
-func (d *Delivery) place() string {
-	return fmt.Sprintf("%s@%s:%d%s", d.Remote.Username, d.Remote.Host, d.Remote.Port, d.Remote.Folder)
 }
 
 // recipients loads the PGP keys, if there are any, and shows how long they last.

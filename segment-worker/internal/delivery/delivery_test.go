@@ -204,14 +204,10 @@ func zipped(t *testing.T, text string) string {
 func TestEmails(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
+	p.identifier, p.columns = "email", "email: email"
 	p.configure()
-	config, err := os.ReadFile(filepath.Join(p.dir, "relay.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.file("relay.yaml", strings.NewReplacer("identifier: phone", "identifier: email", "phone: mobile", "email: mail").Replace(string(config)))
 	p.start()
-	p.delivers(p.orchestration("VIP", inline("mail\nAnn@Example.com\nann@example.com\n")))
+	p.delivers(p.orchestration("VIP", inline("email\nAnn@Example.com\nann@example.com\n")))
 	if diff := cmp.Diff(map[string]string{name(1): "ann@example.com,VIP\n"}, p.files()); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}

@@ -53,6 +53,8 @@ type place struct {
 	hostKey      string
 	folder       string
 	domain       string
+	identifier   string
+	columns      string
 	settings     string // of every destination
 	template     string // of every destination: more keys
 	destinations []string
@@ -75,7 +77,7 @@ func at(t *testing.T, s *queuetest.Server, destinations ...string) *place {
 	p := &place{
 		t: t, url: s.URL, conn: c, ledger: ledger.New(kv), client: publish.New(c), dead: deadletter.New(c, "test"),
 		sftp: sftptest.Start(t, sftptest.Config{}), dir: t.TempDir(), log: &buffer{},
-		config: "relay.yaml", folder: sftptest.Folder, domain: "shop", destinations: destinations,
+		config: "relay.yaml", folder: sftptest.Folder, domain: "shop", identifier: "phone", columns: "phone: mobile", destinations: destinations,
 	}
 	p.host, p.port, p.hostKey = p.sftp.Host, p.sftp.Port, p.sftp.HostKeys[0]
 	p.file("passphrase", p.sftp.Password)
@@ -114,9 +116,9 @@ destinations:
   name: Segments
   plugin: attentive
   credential: sftp
-  settings: {client_domain: %s, identifier: phone, remote_folder: %s%s}
-  templates: [{id: default, campaigns: true, columns: {phone: mobile}%s}]
-`, d, p.domain, p.folder, more(p.settings), more(p.template))
+  settings: {client_domain: %s, identifier: %s, remote_folder: %s%s}
+  templates: [{id: default, campaigns: true, columns: {%s}%s}]
+`, d, p.domain, p.identifier, p.folder, more(p.settings), p.columns, more(p.template))
 	}
 	p.file(p.config, b.String())
 }

@@ -21,17 +21,27 @@ import (
 
 // file is one file of a job: uploaded as Temporary, published as Final.
 type file struct {
+	slot
+
 	Temporary string `json:"temporary"`
-	Final     string `json:"final"`
-	Segment   string `json:"segment"`
-	Bytes     int64  `json:"bytes"`
+	Final     string `json:"final,omitempty"`
+	// Bytes that lie at the receiver, and what they were before encryption.
+	Bytes int64    `json:"bytes"`
+	Plain checksum `json:"plain"`
+}
+
+// slot is a file's place among those of a job.
+type slot struct {
+	Segment string `json:"segment"`
+	// Part of the segment, from 1.
+	Part int `json:"part"`
 }
 
 // publication is what the ledger keeps from the moment that files become
 // visible: enough to finish without the source.
 type publication struct {
 	// Place is where the files lie.
-	Place string       `json:"place"`
+	Place place        `json:"place"`
 	Day   filename.Day `json:"day"`
 	Files []file       `json:"files"`
 	// Rows of each segment.
@@ -53,7 +63,7 @@ func planned(r *Run) (*publication, error) {
 // the job can only be finished.
 func (d *Delivery) commit(ctx context.Context, u *upload, warnings []string) error {
 	p := &publication{
-		Place: d.place(),
+		Place: d.here(),
 		Day:   filename.DayOf(d.Now().In(d.Destination.Segment.TimeZone)),
 		Files: u.files,
 		Rows:  u.rows,
@@ -140,15 +150,25 @@ func (d *Delivery) finish(ctx context.Context, r *Run, session *remote.Session) 
 	return nil
 }
 
+// replan enters a change of the plan in the ledger; text tells upstream of it.
+func (d *Delivery) replan(ctx context.Context, r *Run, p *publication, text string) error {
+	plan, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	return r.Advance(ctx, text, func(e *ledger.Entry) { e.Plan, e.Segments = plan, results(p) })
+}
+
 // rename makes file i visible. A final name that is taken while the temporary
 // one is there is somebody else's file, which stays.
 func (d *Delivery) rename(ctx context.Context, r *Run, session *remote.Session, p *publication, i int) error {
 	for {
-		if err := r.Tenure.Wait(ctx, d.CallTimeout); err != nil {
-			return fault.Interruptedf("publish: %w", err)
-		}
-		err := d.renameOnce(ctx, session, p.Files[i])
+		err := d.renameOnce(ctx, r, session, p.Files[i])
 		if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		done, err := d.complete(ctx, session, p.Files[i])
+		if err != nil || done {
 			return err
 		}
 		r.Log().Warn("file name is taken by somebody else, the next number is used", "file", p.Files[i].Final)
@@ -156,25 +176,26 @@ func (d *Delivery) rename(ctx context.Context, r *Run, session *remote.Session, 
 		if err := d.number(ctx, r.Job.GetId(), p, i); err != nil {
 			return err
 		}
-		plan, err := json.Marshal(p)
-		if err != nil {
-			return err
-		}
-		err = r.Advance(ctx, "a file name was taken, publishing under the next number", func(e *ledger.Entry) {
-			e.Plan, e.Segments = plan, results(p)
-		})
-		if err != nil {
+		if err := d.replan(ctx, r, p, "a file name was taken, publishing under the next number"); err != nil {
 			return err
 		}
 	}
 }
 
 // renameOnce lets a rename that was started finish although ctx ends, but not
-// longer than its time-out.
-func (d *Delivery) renameOnce(ctx context.Context, session *remote.Session, f file) error {
+// longer than its time-out, for which the lease has to last.
+func (d *Delivery) renameOnce(ctx context.Context, r *Run, session *remote.Session, f file) error {
+	if err := r.Tenure.Wait(ctx, d.CallTimeout); err != nil {
+		return fault.Interruptedf("publish: %w", err)
+	}
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), d.CallTimeout,
 		fmt.Errorf("rename %q: not done within %v", f.Temporary, d.CallTimeout))
 	defer cancel()
+	// The time has begun to run before the lease is looked at again. So, wherever
+	// the process stands still, it is over before the lease is.
+	if !r.Tenure.Allows(d.CallTimeout) {
+		return fault.Interruptedf("publish: the lease would end before the time-out of a rename")
+	}
 	err := session.Rename(ctx, f.Temporary, f.Final)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -185,6 +206,27 @@ func (d *Delivery) renameOnce(ctx context.Context, session *remote.Session, f fi
 	// A job half published must not be given up, so this waits for an operator.
 	return fault.Blockedf(fault.ScopeDestination, fault.Misconfigured,
 		"%w; the files are uploaded and wait to be renamed: ask the receiver for the right to rename", err)
+}
+
+// complete ends a rename that the server has done by half, and reports whether
+// there was one. OpenSSH gives the new name first and then takes the old one
+// away: when it dies in between, one file has both.
+func (d *Delivery) complete(ctx context.Context, session *remote.Session, f file) (done bool, err error) {
+	old, err := session.Stat(ctx, f.Temporary)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil // renamed before
+	}
+	if err != nil {
+		return false, err
+	}
+	final, err := session.Stat(ctx, f.Final)
+	if err != nil {
+		return false, err
+	}
+	if final.Size() != old.Size() || !final.ModTime().Equal(old.ModTime()) {
+		return false, nil
+	}
+	return true, session.Remove(ctx, f.Temporary)
 }
 
 // results sums the files up by segment, in the order in which they appear.

@@ -2,27 +2,34 @@ package delivery
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/ledger"
 	"attentive.internal/segment-worker/internal/remote"
 )
 
-// discardTimeout bounds the removal of files after a failure.
-const discardTimeout = 15 * time.Second
-
 // Temporary names carry the epoch of the ownership they were written in, so
-// that what an old owner still writes never lands in a file of the new one.
-// They begin with a dot and match no pattern that the receiver reads.
+// that what an old owner still writes never lands in a file of the new one, and
+// within it a number that is given once, so that neither does what an earlier
+// attempt still writes. They begin with a dot and match no pattern that the
+// receiver reads.
 const temporaryPrefix = ".relay"
 
 func temporaryName(epoch uint64, destination, jobID string, n int) string {
 	return fmt.Sprintf("%s.%d.%s.%s.%d", temporaryPrefix, epoch, destination, jobID, n)
+}
+
+// newName returns a temporary name that was never given before. The attempt
+// removes the file of that name unless it is kept.
+func (u *upload) newName() string {
+	u.named++
+	name := temporaryName(u.run.Tenure.Epoch(), u.Destination.ID, u.run.Job.GetId(), u.named)
+	u.created = append(u.created, name)
+	return name
 }
 
 // temporary is what the name of a temporary file says.
@@ -41,38 +48,65 @@ func parseTemporary(name string) (t temporary, ok bool) {
 	return temporary{epoch, parts[1], parts[2]}, err == nil
 }
 
-// sweep removes what earlier attempts of the destination's jobs and earlier
-// owners of the account have left, except the files of jobs that are being
-// published. Files of a job that our ledger does not know are somebody else's.
-func (d *Delivery) sweep(ctx context.Context, r *Run, s *remote.Session) error {
+// sweep removes what nobody needs any more of the temporary files in the folder,
+// and returns those that kept has of the job at hand and that lie there whole.
+func (d *Delivery) sweep(ctx context.Context, r *Run, s *remote.Session, kept draft) (whole []file, err error) {
 	infos, err := s.List(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, info := range infos {
 		t, ok := parseTemporary(info.Name())
-		if !ok || t.epoch > r.Tenure.Epoch() {
+		if !ok {
 			continue
 		}
-		if t.epoch == r.Tenure.Epoch() && t.destination != d.Destination.ID {
-			continue // may be on its way: destinations of an account work side by side
+		i := slices.IndexFunc(kept.Files, func(f file) bool { return f.Temporary == info.Name() && f.Bytes == info.Size() })
+		if i >= 0 {
+			whole = append(whole, kept.Files[i])
+			continue
 		}
-		// A job of ours that is being published is sent again only after the
-		// destination was moved: then these are no longer its files.
-		if t.jobID != r.Job.GetId() || t.destination != d.Destination.ID {
-			record, ok, err := d.Ledger.Find(ctx, contract.Segment, t.destination, t.jobID)
-			if err != nil {
-				return err
-			}
-			if !ok || record.Entry().State == ledger.Publishing {
-				continue
-			}
+		needed, err := d.needed(ctx, r, t, info.Name())
+		if err != nil {
+			return nil, err
+		}
+		if needed {
+			continue
 		}
 		if err := s.Remove(ctx, info.Name()); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return whole, nil
+}
+
+// needed reports whether somebody may still need a temporary file that is not
+// one to go on with here. The files of the destination are ours alone, as long as
+// we own it. Of another destination, whose owner may be anywhere, those of jobs
+// that have ended are needed by nobody; and of a job that our ledger does not
+// know, we know nothing.
+func (d *Delivery) needed(ctx context.Context, r *Run, t temporary, name string) (bool, error) {
+	ours := t.destination == d.Destination.ID
+	switch {
+	case ours && t.epoch > r.Tenure.Epoch():
+		return true, nil // of an owner after us
+	case ours && t.jobID == r.Job.GetId():
+		return false, nil
+	}
+	record, ok, err := d.Ledger.Find(ctx, contract.Segment, t.destination, t.jobID)
+	if err != nil || !ok {
+		return true, err
+	}
+	entry := record.Entry()
+	switch {
+	case entry.State.Terminal():
+		return false, nil
+	case ours && entry.State == ledger.Uploading:
+		kept, err := decodeDraft(entry)
+		return kept.has(name), err
+	case ours:
+		return entry.State == ledger.Publishing, nil
+	}
+	return true, nil
 }
 
 // verify looks at all files once more, right before they are published: once
@@ -93,59 +127,4 @@ func (u *upload) verify(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// abandon ends an attempt that has failed. What it cannot do or reach, the next
-// attempt or owner does.
-func (u *upload) abandon(ctx context.Context) {
-	if u.committing {
-		return // perhaps it has not failed: the ledger knows
-	}
-	log := u.run.Log()
-	if len(u.read) > len(u.known) && ctx.Err() == nil {
-		if err := u.remember(ctx); err != nil {
-			log.Warn("sources are not remembered", "err", err)
-		}
-	}
-	if !u.session.Alive() {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardTimeout)
-	defer cancel()
-	for n := 1; n <= u.created; n++ {
-		name := temporaryName(u.run.Tenure.Epoch(), u.Destination.ID, u.run.Job.GetId(), n)
-		if err := u.session.Remove(ctx, name); err != nil {
-			log.Warn("temporary files are left for the next attempt to remove", "err", err)
-			return
-		}
-	}
-}
-
-// reading is what the ledger keeps of a job that is uploading.
-type reading struct {
-	// Sources that were read to their end.
-	Sources prints `json:"sources"`
-}
-
-// remember keeps which sources were read, so that a later attempt notices one
-// that has changed.
-func (u *upload) remember(ctx context.Context) error {
-	plan, err := json.Marshal(reading{u.read})
-	if err != nil {
-		return err
-	}
-	return u.run.Change(ctx, func(e *ledger.Entry) { e.Plan = plan })
-}
-
-// fingerprints returns those of the sources that an earlier attempt has read.
-func fingerprints(r *Run) (prints, error) {
-	entry := r.Entry()
-	if entry.State != ledger.Uploading || entry.Plan == nil {
-		return nil, nil
-	}
-	var before reading
-	if err := json.Unmarshal(entry.Plan, &before); err != nil {
-		return nil, fmt.Errorf("job %s: plan in the ledger: %w", r.Job.GetId(), err)
-	}
-	return before.Sources, nil
 }

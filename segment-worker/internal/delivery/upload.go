@@ -37,8 +37,10 @@ type upload struct {
 	recipients *pgp.Recipients // nil: files are not encrypted
 	rejects    *reject.Writer
 
-	created    int               // files begun, whole or not
+	created    []string          // temporary names of files that may be there
 	open       *remoteFile       // begun and not whole; nil when there is none
+	whole      map[slot]file     // left by an earlier attempt, not yet taken over
+	stale      bool              // what it has left is of no use
 	files      []file            // whole files, without final names
 	rows       map[string]uint64 // sent, by segment
 	total      counts            // of the finished segments
@@ -51,6 +53,17 @@ type upload struct {
 // prints are fingerprints of sources, by the index of their group.
 type prints map[int]source.Fingerprint
 
+// form tells how files are encrypted: a file in another one is not gone on with.
+func (d *Delivery) form(recipients *pgp.Recipients) string {
+	switch {
+	case recipients == nil:
+		return ""
+	case d.Destination.Segment.PGP.Armor:
+		return "armor " + recipients.Fingerprint()
+	}
+	return "pgp " + recipients.Fingerprint()
+}
+
 // counts of rows.
 type counts struct{ read, duplicate, sent uint64 }
 
@@ -60,6 +73,9 @@ func (u *upload) segments(ctx context.Context, request request) error {
 		if err := u.segment(ctx, request.template, s); err != nil {
 			return err
 		}
+	}
+	for _, f := range u.whole {
+		return u.differs(f)
 	}
 	return nil
 }
@@ -81,7 +97,7 @@ func (u *upload) segment(ctx context.Context, t config.Template, s segment) erro
 		Normalize:  normalize,
 		SplitRows:  uint64(settings.SplitRows), //nolint:gosec // 1 to 500,000
 		SampleRows: uint64(u.run.Job.GetSampleRows()),
-	}, func(int) (io.WriteCloser, error) { return u.create(ctx, &uploads, s.name) })
+	}, func(part int) (io.WriteCloser, error) { return u.create(ctx, &uploads, slot{s.name, part}) })
 	if err != nil {
 		return err
 	}
@@ -190,13 +206,13 @@ func (u *upload) progress(rejected reject.Summary) *attentivev1.Progress {
 // remoteFile is one file on its way: what is written is encrypted, and uploaded
 // by a goroutine of its own. Close returns once the receiver has it whole.
 type remoteFile struct {
-	upload  *upload
-	segment string
-	name    string
-	plain   io.WriteCloser // PGP, or the stream itself
-	stream  *stream.Writer
-	written int64
-	put     chan putResult
+	upload *upload
+	slot   slot
+	name   string
+	plain  io.WriteCloser // PGP, or the stream itself
+	stream *stream.Writer
+	sum    checksum // of what was written
+	put    chan putResult
 }
 
 type putResult struct {
@@ -204,15 +220,12 @@ type putResult struct {
 	err   error
 }
 
-// create begins a file, uploaded by a goroutine of g.
-func (u *upload) create(ctx context.Context, g *errgroup.Group, segment string) (io.WriteCloser, error) {
-	u.created++
-	f := &remoteFile{
-		upload:  u,
-		segment: segment,
-		name:    temporaryName(u.run.Tenure.Epoch(), u.Destination.ID, u.run.Job.GetId(), u.created),
-		put:     make(chan putResult, 1),
+// create begins a file, uploaded by a goroutine of g unless it lies there whole.
+func (u *upload) create(ctx context.Context, g *errgroup.Group, at slot) (io.WriteCloser, error) {
+	if f, ok := u.whole[at]; ok {
+		return &keptFile{ctx: ctx, upload: u, file: f}, nil
 	}
+	f := &remoteFile{upload: u, slot: at, name: u.newName(), put: make(chan putResult, 1)}
 	reader, writer := stream.New(ctx)
 	f.stream, f.plain = writer, writer
 	u.open = f
@@ -237,9 +250,8 @@ func (u *upload) create(ctx context.Context, g *errgroup.Group, segment string) 
 }
 
 func (f *remoteFile) Write(p []byte) (int, error) {
-	n, err := f.plain.Write(p)
-	f.written += int64(n)
-	return n, err
+	f.sum.add(p)
+	return f.plain.Write(p)
 }
 
 // Close ends encryption and upload, in this order.
@@ -258,8 +270,8 @@ func (f *remoteFile) Close() error {
 	}
 	u := f.upload
 	u.open = nil
-	u.files = append(u.files, file{Temporary: f.name, Segment: f.segment, Bytes: put.bytes})
-	u.Metrics.Bytes(u.Destination.ID, metrics.Plain).Add(float64(f.written))
+	u.files = append(u.files, file{slot: f.slot, Temporary: f.name, Bytes: put.bytes, Plain: f.sum})
+	u.Metrics.Bytes(u.Destination.ID, metrics.Plain).Add(float64(f.sum.Bytes))
 	u.Metrics.Bytes(u.Destination.ID, metrics.Uploaded).Add(float64(put.bytes))
 	return nil
 }
