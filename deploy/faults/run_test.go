@@ -2,6 +2,7 @@ package faults_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -31,6 +32,7 @@ var keepFlag = flag.String("keep", "", "directory to keep logs, broker and sandb
 type run struct {
 	*plant.Plant
 	t      *testing.T
+	dir    string
 	layout plant.Layout
 	// accounts are the keys of each worker's accounts.
 	accounts map[plant.Worker][]string
@@ -79,7 +81,7 @@ func start(t *testing.T, cfg plant.Config) *run {
 		}
 	}
 	p, err := plant.Start(t.Context(), cfg)
-	r := &run{Plant: p, t: t, layout: cfg.Layout}
+	r := &run{Plant: p, t: t, dir: cfg.Dir, layout: cfg.Layout}
 	t.Cleanup(func() {
 		if t.Failed() {
 			r.logs()
@@ -363,7 +365,28 @@ func (r *run) judged() judge.Verdict {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e.Files, e.Stalls, e.Leases = slices.Concat(r.files...), r.stalls, r.leases
+	slices.SortStableFunc(e.Files, func(a, b ingest.File) int { return a.Received.Compare(b.Received) })
+	r.keep(e)
 	return judge.Judge(e)
+}
+
+// keep writes what was seen where the logs are kept.
+func (r *run) keep(e judge.Evidence) {
+	if *keepFlag == "" {
+		return
+	}
+	for name, seen := range map[string]any{
+		"sends": e.Sends, "tenures": e.Tenures, "arrivals": e.Arrivals, "files": e.Files, "leases": e.Leases,
+		"stalls": e.Stalls, "jobs": e.Jobs, "updates": e.Updates, "consents": e.Consents,
+	} {
+		text, err := json.Marshal(seen)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(r.dir, name+".json"), text, 0o600)
+		}
+		if err != nil {
+			r.t.Error(err)
+		}
+	}
 }
 
 // members returns a segment where it was updated last.

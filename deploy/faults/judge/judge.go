@@ -44,7 +44,7 @@ type Evidence struct {
 	Jobs     []load.Job
 	Updates  []load.Update
 	Consents []load.Consent
-	// Files of all SFTP servers, in the order in which each read them.
+	// Files of all SFTP servers, in the order in which they were read.
 	Files []ingest.File
 	// Members returns the phones of a segment as it is now, sorted.
 	Members func(segment string) []string

@@ -55,9 +55,15 @@ type turn struct {
 	calls     int
 }
 
+// takes says whether another call of that operation can be of this turn. An
+// unsubscribe may be repeated, silently, as long as its outcome is not known.
+func (t *turn) takes(o load.Operation) bool {
+	return t.operation == o && (o == load.Unsubscribe || t.calls == 0)
+}
+
 // consents judges the operations of each phone: each turn makes at most one
-// subscribe, the turns arrive in order, and the last one has its effect, unless
-// its outcome is unknown.
+// subscribe, the turns arrive in order, though some may be superseded before they
+// are sent, and the last one has its effect, unless its outcome is unknown.
 func (v *Verdict) consents(e Evidence, unknown map[load.Consent]int) {
 	v.Counts["consents"] = len(e.Consents)
 	turns := make(map[string][]*turn)
@@ -86,18 +92,18 @@ func (v *Verdict) consents(e Evidence, unknown map[load.Consent]int) {
 		}
 		phone := a.Who[0].Value
 		at := now[phone]
-		for at < len(turns[phone]) && turns[phone][at].operation != operation {
+		for at < len(turns[phone]) && !turns[phone][at].takes(operation) {
 			at++
 		}
-		if at == len(turns[phone]) {
-			v.add(Order, "%s of %s arrived although something later had", operation, phone)
+		if at < len(turns[phone]) {
+			now[phone] = at
+			turns[phone][at].calls++
 			continue
 		}
-		now[phone] = at
-		if t := turns[phone][at]; operation == load.Subscribe {
-			if t.calls++; t.calls > 1 {
-				v.add(Twice, "subscribe of %s arrived %d times", phone, t.calls)
-			}
+		if operation == load.Subscribe {
+			v.add(Twice, "subscribe of %s arrived once too often", phone)
+		} else {
+			v.add(Order, "unsubscribe of %s arrived although a later subscribe had", phone)
 		}
 	}
 	for phone, list := range turns {
