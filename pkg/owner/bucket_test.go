@@ -15,49 +15,181 @@ type memory struct {
 	mu       sync.Mutex
 	revision uint64
 	entries  map[string]memoryEntry
+	watchers map[*memoryWatcher]bool
+	// lax is a bucket that does not compare before it sets.
+	lax bool
 }
 
-func newMemory() *memory { return &memory{entries: make(map[string]memoryEntry)} }
+func newMemory() *memory {
+	return &memory{entries: make(map[string]memoryEntry), watchers: make(map[*memoryWatcher]bool)}
+}
 
 type memoryEntry struct {
 	jetstream.KeyValueEntry // for the methods that nobody calls
+	key                     string
 	value                   []byte
 	revision                uint64
 	at                      time.Time
+	removed                 bool
 }
 
+func (e memoryEntry) Key() string      { return e.key }
 func (e memoryEntry) Value() []byte    { return e.value }
 func (e memoryEntry) Revision() uint64 { return e.revision }
+
+func (e memoryEntry) Operation() jetstream.KeyValueOp {
+	if e.removed {
+		return jetstream.KeyValuePurge
+	}
+	return jetstream.KeyValuePut
+}
 
 func (m *memory) Get(_ context.Context, key string) (jetstream.KeyValueEntry, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e, ok := m.entries[key]
-	if !ok {
+	if !ok || e.removed {
 		return nil, jetstream.ErrKeyNotFound
 	}
 	return e, nil
 }
 
-func (m *memory) Create(ctx context.Context, key string, value []byte, _ ...jetstream.KVCreateOpt) (uint64, error) {
-	return m.Update(ctx, key, value, 0)
+func (m *memory) Create(_ context.Context, key string, value []byte, _ ...jetstream.KVCreateOpt) (uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e, ok := m.entries[key]; ok && !e.removed && !m.lax {
+		return 0, jetstream.ErrKeyExists
+	}
+	return m.store(key, value, false), nil
 }
 
 func (m *memory) Update(_ context.Context, key string, value []byte, revision uint64) (uint64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.entries[key].revision != revision {
+	if m.entries[key].revision != revision && !m.lax {
 		return 0, jetstream.ErrKeyExists
 	}
-	m.revision++
-	m.entries[key] = memoryEntry{value: value, revision: m.revision, at: time.Now()}
-	return m.revision, nil
+	return m.store(key, value, false), nil
 }
 
-func (m *memory) delete(key string) {
+func (m *memory) Put(_ context.Context, key string, value []byte) (uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.store(key, value, false), nil
+}
+
+func (m *memory) Purge(_ context.Context, key string, _ ...jetstream.KVDeleteOpt) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.store(key, nil, true)
+	return nil
+}
+
+// remove removes an entry without a mark, as an operator may.
+func (m *memory) remove(key string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.entries, key)
+}
+
+// store replaces an entry, and shows it to all watchers; the lock is held.
+func (m *memory) store(key string, value []byte, removed bool) uint64 {
+	m.revision++
+	e := memoryEntry{key: key, value: value, revision: m.revision, at: time.Now(), removed: removed}
+	m.entries[key] = e
+	for w := range m.watchers {
+		w.show(e)
+	}
+	return e.revision
+}
+
+func (m *memory) WatchAll(ctx context.Context, _ ...jetstream.WatchOpt) (jetstream.KeyWatcher, error) {
+	return m.watch(ctx, func() (time.Duration, watchFault) { return 0, 0 }), nil
+}
+
+// watch begins a watch whose updates meet fate, one after the other.
+func (m *memory) watch(ctx context.Context, fate func() (time.Duration, watchFault)) *memoryWatcher {
+	ctx, stop := context.WithCancel(ctx)
+	w := &memoryWatcher{fate: fate, stop: stop, updates: make(chan jetstream.KeyValueEntry), more: make(chan struct{}, 1)}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.entries {
+		w.show(e)
+	}
+	w.show(nil)
+	m.watchers[w] = true
+	go func() {
+		defer close(w.updates)
+		w.pump(ctx)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.watchers, w)
+	}()
+	return w
+}
+
+// watchFault is what becomes of a watch.
+type watchFault int
+
+const (
+	watchStuck watchFault = iota + 1 // it shows nothing more
+	watchEnded
+)
+
+// memoryWatcher is a watch of a memory.
+type memoryWatcher struct {
+	fate    func() (time.Duration, watchFault)
+	stop    context.CancelFunc
+	updates chan jetstream.KeyValueEntry
+	more    chan struct{}
+
+	mu    sync.Mutex // guards queue
+	queue []jetstream.KeyValueEntry
+}
+
+func (w *memoryWatcher) Updates() <-chan jetstream.KeyValueEntry { return w.updates }
+
+func (w *memoryWatcher) Stop() error {
+	w.stop()
+	return nil
+}
+
+func (w *memoryWatcher) show(e jetstream.KeyValueEntry) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.queue = append(w.queue, e)
+	select {
+	case w.more <- struct{}{}:
+	default:
+	}
+}
+
+func (w *memoryWatcher) pump(ctx context.Context) {
+	for {
+		w.mu.Lock()
+		queue := w.queue
+		w.queue = nil
+		w.mu.Unlock()
+		for _, e := range queue {
+			delay, fault := w.fate()
+			if fault == watchEnded {
+				return
+			}
+			if pause(ctx, delay); fault == watchStuck {
+				<-ctx.Done()
+			}
+			select {
+			case w.updates <- e:
+			case <-ctx.Done():
+				return
+			}
+		}
+		select {
+		case <-w.more:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // late is a bucket that answers an update with silence, and carries it out when
@@ -185,4 +317,28 @@ func (l *link) Create(ctx context.Context, key string, value []byte, _ ...jetstr
 
 func (l *link) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
 	return carry(ctx, l, func() (uint64, error) { return l.to.Update(ctx, key, value, revision) })
+}
+
+func (l *link) Put(ctx context.Context, key string, value []byte) (uint64, error) {
+	return carry(ctx, l, func() (uint64, error) { return l.to.Put(ctx, key, value) })
+}
+
+func (l *link) Purge(ctx context.Context, key string, _ ...jetstream.KVDeleteOpt) error {
+	_, err := carry(ctx, l, func() (struct{}, error) { return struct{}{}, l.to.Purge(ctx, key) })
+	return err
+}
+
+func (l *link) WatchAll(ctx context.Context, _ ...jetstream.WatchOpt) (jetstream.KeyWatcher, error) {
+	return carry(ctx, l, func() (jetstream.KeyWatcher, error) {
+		return l.to.watch(ctx, func() (time.Duration, watchFault) {
+			there, _, stuck, ended := l.fate()
+			switch {
+			case stuck:
+				return 0, watchStuck
+			case ended:
+				return 0, watchEnded
+			}
+			return there, 0
+		}), nil
+	})
 }

@@ -39,41 +39,75 @@ type holding struct {
 	grips []*grip    // the account's first
 }
 
-// take waits until the key can be taken and takes it for t.
-func (c *claim) take(ctx context.Context, t *Tenure, log *slog.Logger) (*grip, error) {
-	o := c.owner
-	var seen stored
-	var since instant // when seen was first read
-	var said string
-	for {
-		now, err := o.read(ctx, c.key)
-		at := o.clock.now() // not before the read: it may have waited
-		if err == nil {
-			if now != seen || since == (instant{}) {
-				seen, since = now, at
-			}
-			if c.free(seen) || at.mono-since.mono >= max(o.cfg.Lease, seen.Lease) {
-				var g *grip
-				if g, err = c.grab(ctx, seen, t); err == nil {
-					return g, nil
-				}
-			}
-		}
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		if err != nil && !errors.Is(err, errTaken) && err.Error() != said {
-			said = err.Error()
-			log.Warn("lease cannot be taken yet", "err", err)
-		}
-		pause(ctx, o.poll())
+// freeAt returns since when, or from when on, what was seen of the key does not
+// keep us out.
+func (c *claim) freeAt(s sight) time.Duration {
+	switch {
+	case s.err != nil:
+		return never
+	case s.value == "", s.lease.Released:
+		return s.since
+	case s.lease.Writer == c.writer: // an earlier attempt, given up
+		return 0
+	default:
+		return c.owner.end(s)
 	}
 }
 
-// free reports whether an entry does not keep us out. One of our own is an
-// earlier attempt that was given up.
-func (c *claim) free(s stored) bool {
-	return s.revision == 0 || s.Released || s.Writer == c.writer
+// end is when a lease runs out for those who look on: it is worth what its owner
+// was told, and at least what ours are.
+func (o *Owner) end(s sight) time.Duration { return s.since + max(s.lease.Lease, o.cfg.Lease) }
+
+// take waits until the key can be taken and takes it for t.
+func (c *claim) take(ctx context.Context, t *Tenure, log *slog.Logger) (*grip, error) {
+	o := c.owner
+	said := ""
+	for {
+		changed := o.view.changed()
+		wait := o.cfg.Lease / 3
+		if s, whole := o.view.of(c.key); whole {
+			wait = min(wait, c.freeAt(s)-o.clock.mono())
+			if wait <= 0 {
+				g, err := c.grab(ctx, s.stored(), t)
+				if err == nil {
+					return g, nil
+				}
+				c.abandon(ctx, err, log)
+				if ctx.Err() == nil && !errors.Is(err, errTaken) && err.Error() != said {
+					said = err.Error()
+					log.Warn("lease cannot be taken yet", "err", err)
+				}
+				pause(ctx, o.poll())
+			}
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-changed:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		timer.Stop()
+	}
+}
+
+// abandon frees the key when ctx has ended during a grab: it may have taken
+// effect.
+func (c *claim) abandon(ctx context.Context, err error, log *slog.Logger) {
+	if ctx.Err() == nil || errors.Is(err, errTaken) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.owner.cfg.Lease/3)
+	defer cancel()
+	now, err := c.owner.read(ctx, c.key)
+	if err == nil && now.Writer == c.writer && !now.Released {
+		next := now.entry
+		next.Released, next.Write = true, c.writes.Add(1)
+		_, err = c.owner.write(ctx, c.key, now, next)
+	}
+	if err != nil && !errors.Is(err, errTaken) {
+		log.Warn("lease is perhaps taken, and runs out", "err", err)
+	}
 }
 
 // grab replaces the entry seen by ours, and tells t.

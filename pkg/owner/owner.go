@@ -27,14 +27,16 @@
 package owner
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"regexp"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -53,9 +55,22 @@ const DefaultLease = 15 * time.Second
 // bucket is what is needed of a [jetstream.KeyValue]. Calls are concurrent, and
 // end with their context.
 type bucket interface {
+	leases
+	announcements
+	WatchAll(ctx context.Context, opts ...jetstream.WatchOpt) (jetstream.KeyWatcher, error)
+}
+
+// leases are changed by compare-and-set only.
+type leases interface {
 	Get(ctx context.Context, key string) (jetstream.KeyValueEntry, error)
 	Create(ctx context.Context, key string, value []byte, opts ...jetstream.KVCreateOpt) (uint64, error)
 	Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error)
+}
+
+// announcements have one writer each.
+type announcements interface {
+	Put(ctx context.Context, key string, value []byte) (uint64, error)
+	Purge(ctx context.Context, key string, opts ...jetstream.KVDeleteOpt) error
 }
 
 // Config says who claims, and for how long a claim lasts.
@@ -81,25 +96,21 @@ type Plan struct {
 
 // Owner claims accounts for this process.
 type Owner struct {
-	kv    bucket
-	cfg   Config
-	log   *slog.Logger
-	clock clock
+	kv        bucket
+	cfg       Config
+	log       *slog.Logger
+	clock     clock
+	view      *view
+	announced atomic.Pointer[announced] // nil until the first one
 }
 
 // New returns an owner whose leases lie in kv. It does nothing until Run.
 func New(kv bucket, cfg Config, log *slog.Logger) *Owner {
-	if cfg.Lease <= 0 {
-		cfg.Lease = DefaultLease
-	}
-	return &Owner{kv: kv, cfg: cfg, log: log, clock: newClock()}
+	cfg.ID = cmp.Or(cfg.ID, rand.Text())
+	cfg.Program = cmp.Or(cfg.Program, "worker")
+	cfg.Lease = cmp.Or(max(cfg.Lease, 0), DefaultLease)
+	return &Owner{kv: kv, cfg: cfg, log: log, clock: newClock(), view: newView()}
 }
-
-// The prefixes of keys, by what they stand for.
-const (
-	accountPrefix     = "account."
-	destinationPrefix = "destination."
-)
 
 // checkKey refuses what the bucket does not take as a key.
 func checkKey(key string) error {
@@ -118,65 +129,53 @@ func checkKey(key string) error {
 // next owner waits for that. An error of work is logged, and the account is
 // claimed again after a pause.
 func (o *Owner) Run(ctx context.Context, plan Plan, work func(ctx context.Context, account string, t *Tenure) error) error {
+	plan.Accounts, plan.Destinations = distinct(plan.Accounts), distinct(plan.Destinations)
+	keys := []string{o.replicaKey()}
 	for _, a := range plan.Accounts {
-		if err := checkKey(accountPrefix + a); err != nil {
-			return err
-		}
+		keys = append(keys, accountPrefix+a)
 	}
 	for _, d := range plan.Destinations {
-		if err := checkKey(destinationPrefix + d); err != nil {
+		keys = append(keys, destinationPrefix+d)
+	}
+	for _, key := range keys {
+		if err := checkKey(key); err != nil {
 			return err
 		}
 	}
-	var accounts sync.WaitGroup
-	for _, a := range slices.Compact(slices.Sorted(slices.Values(plan.Accounts))) {
-		accounts.Go(func() {
-			log := o.log.With("account", a)
-			o.repeat(ctx, log, func() error {
-				return o.own(ctx, a, log, func(ctx context.Context, t *Tenure) error { return work(ctx, a, t) })
-			})
-		})
-	}
-	accounts.Wait()
+	defer o.announced.Store(nil)
+	var around sync.WaitGroup
+	defer around.Wait()
+	around.Go(func() { o.watch(ctx) })
+	around.Go(func() { o.announce(ctx, plan) })
+	o.newAccounts(plan, work).run(ctx)
 	return nil
 }
 
-// Named returns the destinations that live replicas of this program name; ok
-// is false while that is not known.
-func (o *Owner) Named() (destinations []string, ok bool) { return nil, false }
+func distinct(list []string) []string { return slices.Compact(slices.Sorted(slices.Values(list))) }
 
-// repeat calls own until ctx ends, with a pause after a failure.
-func (o *Owner) repeat(ctx context.Context, log *slog.Logger, own func() error) {
-	for ctx.Err() == nil {
-		err := own()
-		switch {
-		case ctx.Err() != nil:
-		case errors.Is(err, ErrLost):
-			log.Warn("ownership is lost and claimed again", "err", err)
-		case err != nil:
-			log.Error("work ended and is tried again", "err", err)
-			pause(ctx, o.cfg.Lease/3)
-		default:
-			pause(ctx, o.poll())
-		}
+// after logs how work ended, and returns how long to wait before it is called
+// again.
+func (o *Owner) after(err error, log *slog.Logger) time.Duration {
+	switch {
+	case errors.Is(err, ErrLost):
+		log.Warn("ownership is lost and claimed again", "err", err)
+	case err != nil:
+		log.Error("work ended and is tried again", "err", err)
+		return o.cfg.Lease / 3
 	}
+	return o.poll()
 }
 
-// own works one tenure of an account.
-func (o *Owner) own(ctx context.Context, account string, log *slog.Logger, work func(context.Context, *Tenure) error) error {
-	h := &holding{owner: o}
-	t := newTenure(h, nil)
-	g, err := o.claim(accountPrefix+account).take(ctx, t, log)
-	if err != nil {
-		return err
-	}
-	h.add(g)
-	log.Info("account is owned", "epoch", t.epoch)
+// own works one tenure of an account, whose key is held.
+func (o *Owner) own(ctx context.Context, g *grip, log *slog.Logger, work func(context.Context, *Tenure) error) error {
+	t := g.tenure
+	t.holding.add(g)
+	log.Info("account is owned", "epoch", t.epoch, "before", t.before, "orphaned", t.orphaned)
 
 	// Renewal outlives ctx, because work may.
 	renewing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var started sync.WaitGroup
-	started.Go(func() { h.renew(renewing, t) })
+	started.Go(func() { t.holding.renew(renewing, t) })
 	started.Go(func() { t.watch(renewing, o.cfg.Lease/20) })
 	defer func() {
 		t.end()
@@ -203,25 +202,35 @@ func (t *Tenure) Destination(ctx context.Context, id string, work func(ctx conte
 	}
 	o := t.holding.owner
 	log := o.log.With("destination", id)
-	o.repeat(ctx, log, func() error {
-		d := newTenure(t.holding, t)
-		g, err := o.claim(key).take(ctx, d, log)
-		if err != nil {
-			return err
+	for ctx.Err() == nil {
+		if _, over := t.state(); over {
+			return nil
 		}
-		d.epoch = t.epoch
-		t.holding.add(g)
-		defer func() {
-			d.end()
-			t.holding.drop(g)
-			g.release(context.WithoutCancel(ctx), log)
-		}()
-		if !d.join() {
-			return ErrLost
+		err := t.destination(ctx, o.claim(key), log, work)
+		if ctx.Err() == nil {
+			pause(ctx, o.after(err, log))
 		}
-		return d.during(ctx, work)
-	})
+	}
 	return nil
+}
+
+// destination works one tenure of a destination.
+func (t *Tenure) destination(ctx context.Context, c *claim, log *slog.Logger, work func(context.Context, *Tenure) error) error {
+	d := newTenure(t.holding, t)
+	g, err := c.take(ctx, d, log)
+	if err != nil {
+		return err
+	}
+	t.holding.add(g)
+	defer func() {
+		d.end()
+		t.holding.drop(g)
+		g.release(context.WithoutCancel(ctx), log)
+	}()
+	if !d.join() {
+		return ErrLost
+	}
+	return d.during(ctx, work)
 }
 
 // during calls work with a context that ends when t is lost.
@@ -251,91 +260,6 @@ func (o *Owner) margin() time.Duration { return o.cfg.Lease / 20 }
 
 // poll is how often a challenger looks.
 func (o *Owner) poll() time.Duration { return min(o.cfg.Lease/20, 100*time.Millisecond) }
-
-// entry is what stands in the bucket. A writer never writes the same entry
-// twice, so an entry found there tells which write took effect.
-type entry struct {
-	// Owner is for people.
-	Owner string `json:"owner"`
-	// Writer is unique to a tenure.
-	Writer string `json:"writer"`
-	// Write counts the writer's attempts to write, whatever became of them.
-	Write uint64 `json:"write"`
-	// Epoch grows with every ownership of the key. The first entry of a key
-	// takes it from the clock, so that it also grows when the bucket was lost.
-	Epoch uint64 `json:"epoch"`
-	// Before is the Owner of the entry that this ownership replaced; Orphaned
-	// says that it was not released.
-	Before   string `json:"before,omitempty"`
-	Orphaned bool   `json:"orphaned,omitempty"`
-	// Lease is how long the entry keeps others out.
-	Lease time.Duration `json:"lease"`
-	// Released says that it keeps nobody out.
-	Released bool `json:"released,omitempty"`
-}
-
-// stored is an entry and its revision, or a missing entry with revision 0.
-type stored struct {
-	entry
-	revision uint64
-}
-
-func (o *Owner) read(ctx context.Context, key string) (stored, error) {
-	ctx, cancel := context.WithTimeout(ctx, o.cfg.Lease/6)
-	defer cancel()
-	kve, err := o.kv.Get(ctx, key)
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return stored{}, nil
-	}
-	if err != nil {
-		return stored{}, fmt.Errorf("read lease %q: %w", key, err)
-	}
-	s := stored{revision: kve.Revision()}
-	if err := json.Unmarshal(kve.Value(), &s.entry); err != nil {
-		return stored{}, fmt.Errorf("read lease %q: %w; delete the key if no worker runs", key, err)
-	}
-	return s, nil
-}
-
-// write replaces old by next, which was never written before. It returns the
-// new revision, or errTaken when somebody else was faster, or another error when
-// ctx ended before it was clear. Even then next may take effect later; it is
-// recognised by its writer.
-func (o *Owner) write(ctx context.Context, key string, old stored, next entry) (uint64, error) {
-	value, err := json.Marshal(next)
-	if err != nil {
-		return 0, fmt.Errorf("encode lease %q: %w", key, err)
-	}
-	for {
-		revision, err := o.put(ctx, key, value, old.revision)
-		if err == nil {
-			return revision, nil
-		}
-		switch now, unread := o.read(ctx, key); {
-		case unread != nil || now == old: // did not take effect, yet
-		case now.entry == next: // took effect, and the answer was lost
-			return now.revision, nil
-		case now.Writer == next.Writer: // an earlier write, given up, took effect
-			old = now
-		case now.revision == 0 || now.revision > old.revision:
-			return 0, fmt.Errorf("lease %q: %w", key, errTaken)
-		default: // read from a replica that lags
-		}
-		pause(ctx, o.poll())
-		if ctx.Err() != nil {
-			return 0, fmt.Errorf("write lease %q: %w", key, err)
-		}
-	}
-}
-
-func (o *Owner) put(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, o.cfg.Lease/6)
-	defer cancel()
-	if revision == 0 {
-		return o.kv.Create(ctx, key, value)
-	}
-	return o.kv.Update(ctx, key, value, revision)
-}
 
 // pause waits for d or the end of ctx.
 func pause(ctx context.Context, d time.Duration) {

@@ -343,7 +343,7 @@ func TestDeletedEntryEndsTheTenure(t *testing.T) {
 		first, causes, stop := run(t, New(m, Config{Lease: lease}, discard()), claimOf{account: "acme"})
 		a := <-first
 		began := time.Now()
-		m.delete("account.acme")
+		m.remove("account.acme")
 		if err := <-causes; !errors.Is(err, ErrLost) {
 			t.Errorf("work ended with %v, want %v", err, ErrLost)
 		}

@@ -73,8 +73,9 @@ func (t *Tenure) Lease() time.Duration {
 }
 
 // Epoch returns a number that grows with every ownership of the account, by
-// whichever process. Epochs of different accounts do not meet, unless an
-// account changes its owner a million times a second.
+// whichever process; in the tenure of a destination, with every ownership of the
+// destination, under whichever account. Epochs of different accounts do not
+// meet, unless an account changes its owner a million times a second.
 func (t *Tenure) Epoch() uint64 { return t.epoch }
 
 // Orphaned reports whether the owner before did not release: it died, or was
