@@ -48,14 +48,11 @@ func (v *Verdict) rates(e Evidence) {
 	}
 }
 
-// owners judges that no call of an account is sent in an older ownership than
-// one before it.
+// owners judges that no call of an account is sent once a newer ownership has
+// begun.
 func (v *Verdict) owners(e Evidence) {
 	v.Counts["tenures"] = len(e.Tenures)
-	sends := slices.Clone(e.Sends)
-	slices.SortStableFunc(sends, func(a, b plant.Send) int { return a.At.Compare(b.At) })
-	last := make(map[int]plant.Tenure) // by account
-	for _, s := range sends {
+	for _, s := range e.Sends {
 		if _, ok := effective(e.Ceilings)[s.Call]; !ok {
 			continue
 		}
@@ -69,14 +66,13 @@ func (v *Verdict) owners(e Evidence) {
 			v.add(Owner, "%s with key %d was sent by %s, which never owned the account", s.Call, s.Account, s.Replica)
 			continue
 		}
-		before := last[s.Account]
-		if t.Epoch >= before.Epoch {
-			last[s.Account] = t
-			continue
-		}
-		if late := s.At.Sub(before.At); late > tolerated+standstill(e.Stalls, before.At, s.At) {
-			v.add(Owner, "%s with key %d was sent by %s in epoch %d, %v after %s had begun epoch %d",
-				s.Call, s.Account, s.Replica, t.Epoch, late, before.Replica, before.Epoch)
+		for _, newer := range e.Tenures {
+			late := s.At.Sub(newer.At)
+			if newer.Account == t.Account && newer.Epoch > t.Epoch && late > tolerated+standstill(e.Stalls, newer.At, s.At) {
+				v.add(Owner, "%s with key %d was sent by %s in epoch %d, %v after %s had begun epoch %d",
+					s.Call, s.Account, s.Replica, t.Epoch, late, newer.Replica, newer.Epoch)
+				break
+			}
 		}
 	}
 }

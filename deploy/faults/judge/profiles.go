@@ -115,7 +115,7 @@ func (v *Verdict) consents(e Evidence, unknown map[load.Consent]int) {
 		// Whoever is not subscribed needs no unsubscribe, when the first had no
 		// answer and is looked into.
 		if got := s.Status(phone, api.Marketing); (got == api.Active) != (last == load.Subscribe) {
-			v.add(Lost, "%s is %q after a %s", phone, got, last)
+			v.add(Lost, "%s is %q, and the last wish was to %s", phone, got, last)
 		}
 	}
 }

@@ -71,7 +71,7 @@ func Start(ctx context.Context, cfg Config) (*Plant, error) {
 	p := &Plant{cfg: cfg, network: wire.NewNetwork()}
 	// The processes outlive the end of ctx: Close ends them in an order.
 	ctx, p.stop = context.WithCancel(context.WithoutCancel(ctx))
-	for _, begin := range []func(context.Context) error{p.startBroker, p.startSandboxes, p.openDoors, p.startReplicas} {
+	for _, begin := range []func(context.Context) error{p.startBroker, p.startSandboxes, p.openDoors, p.prepare, p.startReplicas} {
 		if err := begin(ctx); err != nil {
 			return p, err
 		}
@@ -251,8 +251,8 @@ func (p *Plant) route(worker Worker, server int) func(net.Conn) *wire.Wire {
 	}
 }
 
-func (p *Plant) startReplicas(ctx context.Context) error {
-
+// prepare makes all that the replicas need.
+func (p *Plant) prepare(ctx context.Context) error {
 	for _, worker := range []Worker{Segment, Attributes} {
 		for i := range p.cfg.Replicas[worker] {
 			r := &Replica{
@@ -265,9 +265,10 @@ func (p *Plant) startReplicas(ctx context.Context) error {
 			p.Replicas = append(p.Replicas, r)
 		}
 	}
-	if err := errors.Join(p.hide(), p.Configure(p.cfg.Layout)); err != nil {
-		return err
-	}
+	return errors.Join(p.hide(), p.Configure(p.cfg.Layout))
+}
+
+func (p *Plant) startReplicas(ctx context.Context) error {
 	for _, r := range p.Replicas {
 		if err := r.Start(ctx); err != nil {
 			return err

@@ -1,0 +1,251 @@
+package judge_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"attentive.internal/deploy/faults/judge"
+	"attentive.internal/deploy/faults/load"
+	"attentive.internal/deploy/faults/plant"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/deadletter"
+	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/sandbox/api"
+	"attentive.internal/pkg/sandbox/ingest"
+	attentivev1 "attentive.internal/proto/attentive/v1"
+)
+
+var began = time.Date(2026, 9, 30, 12, 0, 0, 0, time.UTC) //nolint:gochecknoglobals // a constant
+
+func at(d time.Duration) time.Time { return began.Add(d) }
+
+// world is evidence without a fault, for a test to put one in.
+type world struct {
+	judge.Evidence
+	members map[string][]string
+	people  map[string]api.Subscriber
+}
+
+// The one person whose attributes are set, and the one who opts in.
+const (
+	ann = "+12140000001"
+	bob = "+12160000001"
+)
+
+func newWorld() *world {
+	w := &world{members: map[string][]string{"A": {"+12120000001", "+12130000002"}}, people: make(map[string]api.Subscriber)}
+	w.Members = func(segment string) []string { return w.members[segment] }
+	w.Subscriber = func(phone string) (api.Subscriber, bool) {
+		s, ok := w.people[phone]
+		return s, ok
+	}
+	w.Jobs = []load.Job{
+		{ID: "old", Sequence: 1, Lists: []load.List{{Segment: "A", Marker: "+12130000001", Phones: []string{"+12120000001", "+12130000001"}}}},
+		{ID: "new", Sequence: 2, Lists: []load.List{{Segment: "A", Marker: "+12130000002", Phones: []string{"+12120000001", "+12130000002"}}}},
+	}
+	w.file("+12130000001")
+	w.file("+12130000002")
+	p := &load.Person{Phone: ann, Email: "ann@example.com", Customer: "c1"}
+	w.Updates = []load.Update{{Destination: "att", Person: p, Count: 1}, {Destination: "att", Person: p, Count: 2}}
+	w.sets("phone", ann, 1)
+	w.sets("email", "ann@example.com", 2)
+	w.people[ann] = api.Subscriber{Attributes: map[string]string{load.Counter: "2"}}
+	w.Consents = []load.Consent{{Destination: "att", Phone: bob, Operation: load.Subscribe}}
+	w.asks(api.Subscribe)
+	w.is(api.Active)
+	w.Accounts = []string{"api-1"}
+	w.Ceilings = plant.Ceilings{Attributes: 10, Subscribe: 2, Unsubscribe: 1}
+	w.Tenures = []plant.Tenure{
+		{At: at(0), Replica: "one", Account: "api-1", Epoch: 1},
+		{At: at(time.Minute), Replica: "two", Account: "api-1", Epoch: 2},
+	}
+	w.send("one", time.Second)
+	w.send("two", time.Minute+time.Second)
+	w.lease(0, "x", 1, false)
+	w.lease(time.Second, "x", 1, false)
+	w.lease(3*time.Second, "y", 2, false)
+	w.lease(4*time.Second, "y", 2, true)
+	w.lease(4*time.Second, "z", 3, false)
+	return w
+}
+
+func (w *world) file(marker string) {
+	w.Files = append(w.Files, ingest.File{
+		Name: fmt.Sprintf("f%d.csv", len(w.Files)), Head: []string{marker + ",A"}, Segments: []ingest.FileSegment{{Name: "A"}},
+	})
+}
+
+func (w *world) sets(kind, id string, n int) {
+	w.Arrivals = append(w.Arrivals, api.Arrival{
+		Endpoint: api.SetAttributes, Who: []api.Identity{{Kind: kind, Value: id}}, Attributes: map[string]string{load.Counter: fmt.Sprint(n)},
+	})
+}
+
+func (w *world) asks(e api.Endpoint) {
+	w.Arrivals = append(w.Arrivals, api.Arrival{Endpoint: e, Who: []api.Identity{{Kind: "phone", Value: bob}}})
+}
+
+func (w *world) wants(o load.Operation) {
+	w.Consents = append(w.Consents, load.Consent{Destination: "att", Phone: bob, Operation: o})
+}
+
+// is makes bob's subscription so.
+func (w *world) is(s api.Status) {
+	w.people[bob] = api.Subscriber{Subscriptions: []api.SubscriberConsent{{
+		Subscription: api.Subscription{Type: api.Marketing, Channel: "TEXT"}, Contact: bob, Status: s,
+	}}}
+}
+
+func (w *world) send(replica string, after time.Duration) {
+	w.Sends = append(w.Sends, plant.Send{At: at(after), Replica: replica, Call: string(api.SetAttributes)})
+}
+
+func (w *world) lease(after time.Duration, writer string, epoch int, released bool) { //nolint:revive // released is what is stored
+	value := fmt.Sprintf(`{"writer": %q, "epoch": %d, "lease": 2000000000, "released": %v}`, writer, epoch, released)
+	w.Leases = append(w.Leases, judge.Lease{Key: "account.api-1", Stored: at(after), Value: []byte(value)})
+}
+
+func (w *world) dies(t *testing.T, reason fault.Reason, o load.Operation) {
+	t.Helper()
+	p := &attentivev1.Profile{Id: "0b7c1d7e-4a53-4c6e-9d0f-6f1f0d6f3a10", Identifiers: &attentivev1.Identifiers{Phone: bob}}
+	if o == load.Subscribe {
+		p.Operation = &attentivev1.Profile_Subscribe{Subscribe: &attentivev1.Subscribe{}}
+	} else {
+		p.Operation = &attentivev1.Profile_Unsubscribe{Unsubscribe: &attentivev1.Unsubscribe{}}
+	}
+	msg, err := contract.Message(contract.ProfileSubject("att", contract.KindOf(p), contract.LiveJob), "id", p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Dead = append(w.Dead, deadletter.Letter{
+		Kind: contract.KindOf(p), Destination: "att", Reason: reason, Header: msg.Header, Data: msg.Data,
+	})
+}
+
+// TestJudge puts one fault into a world without any and looks what is found.
+func TestJudge(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name    string
+		spoil   func(t *testing.T, w *world)
+		promise judge.Promise // empty: nothing is wrong
+		says    string
+	}{
+		{"nothing", func(*testing.T, *world) {}, "", ""},
+		{"a file is missing", func(_ *testing.T, w *world) { w.Files = w.Files[1:] }, judge.Lost, "job old (sequence 1) was never published"},
+		{"a file is there twice", func(_ *testing.T, w *world) { w.file("+12130000002") }, judge.Twice, "published 2 times"},
+		{"a file is nobody's", func(_ *testing.T, w *world) { w.file("+12130000003") }, judge.Twice, "of no job"},
+		{"a file is broken", func(_ *testing.T, w *world) {
+			w.Files = append(w.Files, ingest.File{Name: "f.csv", Error: "row 1 is no row"})
+		}, judge.Lost, "row 1 is no row"},
+		{"the older file came later", func(_ *testing.T, w *world) {
+			w.Files[0], w.Files[1] = w.Files[1], w.Files[0]
+		}, judge.Order, "job old (sequence 1) was published after job new"},
+		{"a list has other members", func(_ *testing.T, w *world) { w.members["A"] = w.members["A"][1:] }, judge.Lost, "has 1 members"},
+		{"the older update came later", func(_ *testing.T, w *world) { w.sets("client_user_id", "c1", 1) }, judge.Order, "update 1 of " + ann},
+		{"the newest update came again", func(_ *testing.T, w *world) { w.sets("phone", ann, 2) }, "", ""},
+		{"the last update is missing", func(_ *testing.T, w *world) {
+			w.people[ann] = api.Subscriber{Attributes: map[string]string{load.Counter: "1"}}
+		}, judge.Lost, `has update "1"`},
+		{"an update is nobody's", func(_ *testing.T, w *world) { w.sets("phone", "+12140000009", 1) }, judge.Twice, "of no update"},
+		{"a subscribe is repeated", func(_ *testing.T, w *world) { w.asks(api.Subscribe) }, judge.Twice, "subscribe of " + bob},
+		{"equal wishes in a row are one", func(_ *testing.T, w *world) {
+			w.wants(load.Subscribe)
+			w.asks(api.Subscribe)
+		}, judge.Twice, "subscribe of " + bob},
+		{"one wish more, one call more", func(_ *testing.T, w *world) {
+			w.wants(load.Unsubscribe)
+			w.wants(load.Subscribe)
+			w.asks(api.Subscribe) // the unsubscribe was superseded
+		}, "", ""},
+		{"an unsubscribe is repeated", func(_ *testing.T, w *world) {
+			w.wants(load.Unsubscribe)
+			w.asks(api.Unsubscribe)
+			w.asks(api.Unsubscribe)
+			w.is(api.Unsubscribed)
+		}, "", ""},
+		{"an unsubscribe came after the last subscribe", func(_ *testing.T, w *world) {
+			w.wants(load.Unsubscribe)
+			w.wants(load.Subscribe)
+			w.asks(api.Unsubscribe)
+			w.asks(api.Subscribe)
+			w.asks(api.Unsubscribe)
+		}, judge.Order, "unsubscribe of " + bob},
+		{"a subscribe has no effect", func(_ *testing.T, w *world) {
+			w.Arrivals = w.Arrivals[:2]
+			delete(w.people, bob)
+		}, judge.Lost, bob + ` is "", and the last wish was to subscribe`},
+		{"a subscribe has no known effect", func(t *testing.T, w *world) {
+			w.dies(t, fault.OutcomeUnknown, load.Subscribe)
+			delete(w.people, bob)
+		}, "", ""},
+		{"an unsubscribe has no effect", func(_ *testing.T, w *world) { w.wants(load.Unsubscribe) }, judge.Lost, "the last wish was to unsubscribe"},
+		{"something else is given up", func(t *testing.T, w *world) { w.dies(t, fault.RetriesExhausted, load.Subscribe) }, judge.DeadLetter, "retries_exhausted"},
+		{"a call too many in a second", func(_ *testing.T, w *world) {
+			for i := range 12 {
+				w.send("one", 10*time.Second+time.Duration(i)*80*time.Millisecond)
+			}
+		}, judge.Rate, "12 calls within 880ms"},
+		{"a call too many, while nobody looked", func(_ *testing.T, w *world) {
+			for i := range 12 {
+				w.send("one", 10*time.Second+time.Duration(i)*80*time.Millisecond)
+			}
+			w.Stalls = []judge.Stall{{From: at(9900 * time.Millisecond), To: at(10100 * time.Millisecond)}}
+		}, "", ""},
+		{"as many calls as there may be", func(_ *testing.T, w *world) {
+			for i := range 30 {
+				w.send("one", 10*time.Second+time.Duration(i)*100500*time.Microsecond)
+			}
+		}, "", ""},
+		{"the owner before goes on", func(_ *testing.T, w *world) { w.send("one", time.Minute+2*time.Second) }, judge.Owner, "in epoch 1, 2s after two had begun epoch 2"},
+		{"a call is nobody's", func(_ *testing.T, w *world) { w.send("three", time.Second) }, judge.Owner, "never owned the account"},
+		{"a call has no key", func(_ *testing.T, w *world) { w.Sends[0].Account = -1 }, judge.Owner, "without a key"},
+		{"a lease is taken too early", func(_ *testing.T, w *world) {
+			w.lease(5*time.Second, "a", 4, false)
+		}, judge.Owner, "was taken 1s after it was renewed"},
+		{"an epoch is there again", func(_ *testing.T, w *world) {
+			w.lease(9*time.Second, "a", 3, false)
+		}, judge.Owner, "epoch 3 follows epoch 3"},
+		{"an announcement is no lease", func(_ *testing.T, w *world) {
+			w.Leases = append(w.Leases, judge.Lease{Key: "replica.one", Value: []byte("hello")})
+		}, "", ""},
+		{"a lease is no lease", func(_ *testing.T, w *world) {
+			w.Leases = append(w.Leases, judge.Lease{Key: "account.one", Value: []byte("hello")})
+		}, judge.Owner, "cannot be read"},
+		{"a message is left", func(_ *testing.T, w *world) {
+			w.Left = map[load.Queue]int{{Kind: contract.Segment, Destination: "seg"}: 3}
+		}, judge.Lost, "3 messages of segment wait for seg"},
+		{"a temporary file is left", func(_ *testing.T, w *world) { w.Temporaries = []string{".relay.1"} }, judge.Tidy, ".relay.1"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld()
+			tt.spoil(t, w)
+			v := judge.Judge(w.Evidence)
+			if tt.promise == "" {
+				if len(v.Violations) > 0 {
+					t.Errorf("found %v, want nothing", v.Violations)
+				}
+				return
+			}
+			for _, found := range v.Violations {
+				if found.Promise == tt.promise && strings.Contains(found.Text, tt.says) {
+					return
+				}
+			}
+			t.Errorf("found %v, want %q: ...%s...", v.Violations, tt.promise, tt.says)
+		})
+	}
+}
+
+func TestCounts(t *testing.T) {
+	t.Parallel()
+	got := judge.Judge(newWorld().Evidence).String()
+	want := "attribute calls 2, calls sent 2, changes of owner 2, consents 1, files 2, leases stored 5, segment jobs 2, subscribe calls 1, tenures 2, updates 2"
+	if got != want {
+		t.Errorf("counts %q, want %q", got, want)
+	}
+}
