@@ -15,9 +15,10 @@
 //
 // A job is tried again in place, so that nothing overtakes it: after a
 // retryable failure until its budget is spent, after a blocked one for as long
-// as it takes. When the owner stops, a job at work may go on for Runner.Grace; what
-// it has not finished then is interrupted, counts no failure, and is begun or
-// continued by the next owner.
+// as it takes. One that kills its worker each time, as package queue finds out,
+// is dead-lettered. When the owner stops, a job at work may go on for
+// Runner.Grace; what it has not finished then is interrupted, counts no failure,
+// and is begun or continued by the next owner.
 package job
 
 import (
@@ -77,8 +78,11 @@ type Parts struct {
 	Ledger      *ledger.Ledger
 	Events      *event.Publisher
 	DeadLetters *deadletter.Store
-	Metrics     *metrics.Metrics
-	Log         *slog.Logger
+	// Quarantine is that of the process. Without one, messages that kill their
+	// worker are not looked for.
+	Quarantine *queue.Quarantine
+	Metrics    *metrics.Metrics
+	Log        *slog.Logger
 }
 
 // Runner works the jobs of one kind and destination.
@@ -98,7 +102,9 @@ type Runner[J Message] struct {
 // Run works jobs until ctx ends, and returns when the last one has stopped.
 func (r *Runner[J]) Run(ctx context.Context, tenure *owner.Tenure) error {
 	held := make(chan *queue.Message, slots)
-	consumer := queue.New(r.Conn, queue.Config{Kind: r.Kind, Destination: r.Destination, Slots: slots}, r.Log)
+	consumer := queue.New(r.Conn, queue.Config{
+		Kind: r.Kind, Destination: r.Destination, Slots: slots, Tenure: tenure, Quarantine: r.Quarantine,
+	}, r.Log)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		// There is always room: no more than slots are held.
@@ -154,10 +160,15 @@ func (r *Runner[J]) attempt(ctx context.Context, run *Run[J]) (err error) {
 			r.Metrics.Attempts(r.Kind, r.Destination, err).Inc()
 		}
 	}()
-	if err := run.open(longer); err != nil || run.done {
-		return err
-	}
-	return r.Handle(longer, run)
+	return run.Message.Work(ctx, func() error {
+		if err := run.open(longer); err != nil || run.done {
+			return err
+		}
+		if err := run.Message.CrashLoop(); err != nil {
+			return err
+		}
+		return r.Handle(longer, run)
+	})
 }
 
 // acknowledge lets the message go. Should it fail, the next owner gets the
