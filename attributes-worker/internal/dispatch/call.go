@@ -122,6 +122,6 @@ func (d *Dispatcher) call(ctx context.Context, p *Profile) (called bool, err err
 	}
 	d.Metrics.LimiterWait(d.Account.credential, e.name).Observe(time.Since(began).Seconds())
 	c := &Call{dispatcher: d, endpoint: e, profile: p, passes: leave}
-	err = d.Sender.Send(context.WithoutCancel(ctx), c, p)
+	err = p.message.Work(behind, func() error { return d.Sender.Send(context.WithoutCancel(ctx), c, p) })
 	return c.made, err
 }

@@ -58,6 +58,7 @@ func (c *Consents) Due(ctx context.Context, p *Profile) (bool, error) {
 	}
 	switch {
 	case decision == consent.Unknown:
+		p.call = unanswered
 		err = c.settled(ctx, r)
 	case decision == consent.Send && r.Operation == consent.Subscribe:
 		err = c.admit(p)

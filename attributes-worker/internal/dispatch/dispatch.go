@@ -103,7 +103,9 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		return &notice{destinations: []string{d.Destination.ID}, kinds: []contract.Kind{d.Kind}, metrics: d.Metrics, log: d.Log}
 	}
 	defer d.holds.end()
-	consumer := queue.New(d.Conn, queue.Config{Kind: d.Kind, Destination: d.Destination.ID, Slots: slots(d.Kind)}, d.Log)
+	consumer := queue.New(d.Conn, queue.Config{
+		Kind: d.Kind, Destination: d.Destination.ID, Slots: slots(d.Kind), Tenure: d.Tenure, Quarantine: d.Quarantine,
+	}, d.Log)
 	var profiles sync.WaitGroup
 	stopped := false
 	err := consumer.Run(ctx, func(ctx context.Context, m *queue.Message) {
@@ -114,7 +116,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		if stopped {
 			return // it stays with the consumer, for the next owner
 		}
-		p := d.accept(lanes, m)
+		p := d.accept(ctx, lanes, m)
 		profiles.Go(func() {
 			defer p.lane.Done()
 			d.bring(ctx, p)
@@ -132,7 +134,7 @@ func (d *Dispatcher) newer(m *queue.Message) {
 
 // accept decodes a message and gives it its place among the subscriber's. One
 // that cannot be read is nobody's.
-func (d *Dispatcher) accept(lanes *lane.Lanes, m *queue.Message) *Profile {
+func (d *Dispatcher) accept(ctx context.Context, lanes *lane.Lanes, m *queue.Message) *Profile {
 	d.Metrics.Rows(d.Kind, d.Destination.ID, metrics.Read).Inc()
 	p := &Profile{
 		Profile:   &attentivev1.Profile{},
@@ -141,10 +143,12 @@ func (d *Dispatcher) accept(lanes *lane.Lanes, m *queue.Message) *Profile {
 		message:   m,
 	}
 	p.log = d.Log.With("kind", string(d.Kind), "destination", d.Destination.ID, "stream", m.Stream, "seq", m.Sequence, "job_id", m.Address.Job)
-	p.invalid = contract.Decode(m.Header, m.Data, p.Profile)
-	if p.invalid == nil {
-		p.invalid = contract.CheckSubject(m.Subject, p.Profile)
-	}
+	p.invalid = m.Work(ctx, func() error {
+		if err := contract.Decode(m.Header, m.Data, p.Profile); err != nil {
+			return err
+		}
+		return contract.CheckSubject(m.Subject, p.Profile)
+	})
 	if p.invalid != nil {
 		p.lane = lanes.Enter()
 		return p
@@ -190,8 +194,15 @@ func (d *Dispatcher) attempt(ctx context.Context, p *Profile) (err error) {
 	if p.invalid != nil {
 		return p.invalid
 	}
-	due, err := d.Sender.Due(ctx, p)
+	due := false
+	err = p.message.Work(ctx, func() error {
+		due, err = d.Sender.Due(ctx, p)
+		return err
+	})
 	if err != nil || !due {
+		return err
+	}
+	if err := p.message.CrashLoop(); err != nil {
 		return err
 	}
 	if called, err := d.call(ctx, p); err != nil || !called {
