@@ -12,6 +12,7 @@ import (
 
 	"attentive.internal/deploy/faults/plant"
 	"attentive.internal/deploy/faults/wire"
+	"attentive.internal/pkg/backoff"
 )
 
 // harm does what a plan says.
@@ -178,7 +179,7 @@ func (h *harm) process(ctx context.Context, f fault, victim *plant.Replica) erro
 		if err := victim.Freeze(); err != nil {
 			return err
 		}
-		err := wait(ctx, f.For)
+		err := backoff.Sleep(ctx, f.For)
 		h.note(f, "%s goes on", victim.Name)
 		return errors.Join(err, victim.Thaw())
 	}
@@ -210,7 +211,7 @@ func (h *harm) killAgain(ctx context.Context, f fault, victim *plant.Replica) er
 		h.note(f, "%v", err)
 		return nil
 	}
-	if err := wait(ctx, f.For); err != nil {
+	if err := backoff.Sleep(ctx, f.For); err != nil {
 		return err
 	}
 	if successor != victim {
@@ -240,20 +241,20 @@ func tamper(ctx context.Context, f fault, wires []*wire.Wire) (err error) {
 		case holdBroker, holdThem:
 			mend = w.Freeze()
 		case resetThem:
-			mend, err = w.Reset(20 * time.Millisecond)
+			mend, err = w.Reset(ctx, 20*time.Millisecond)
 		case deafThem:
-			mend, err = w.Swallow()
+			mend, err = w.Swallow(ctx)
 		case delayThem:
-			mend, err = w.Delay(150*time.Millisecond, 50*time.Millisecond)
+			mend, err = w.Delay(ctx, 150*time.Millisecond, 50*time.Millisecond)
 		case narrowThem:
-			mend, err = w.Narrow(60_000)
+			mend, err = w.Narrow(ctx, 60_000)
 		}
 		if err != nil {
 			return err
 		}
 		undo = append(undo, mend)
 	}
-	return wait(ctx, f.For)
+	return backoff.Sleep(ctx, f.For)
 }
 
 // nodes does something to a node of the broker, once all others are well.
@@ -284,19 +285,8 @@ func (h *harm) nodes(ctx context.Context, f fault) error {
 		err = node.Kill()
 	}
 	if err == nil {
-		err = wait(ctx, f.For)
+		err = backoff.Sleep(ctx, f.For)
 	}
 	h.note(f, "%s comes back", node.Name)
 	return errors.Join(err, node.Start(context.WithoutCancel(ctx)))
-}
-
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
 }

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/ledger"
@@ -113,7 +114,7 @@ func (l *Load) store(ctx context.Context, subject, id string, m proto.Message) (
 		if err == nil {
 			return ack.Sequence, nil
 		}
-		if pause(ctx, 50*time.Millisecond) != nil {
+		if backoff.Sleep(ctx, 50*time.Millisecond) != nil {
 			return 0, fmt.Errorf("publish to %s: %w: %w", subject, context.Cause(ctx), err)
 		}
 	}
@@ -121,7 +122,7 @@ func (l *Load) store(ctx context.Context, subject, id string, m proto.Message) (
 
 // watch keeps the counts of what waits.
 func (l *Load) watch(ctx context.Context) error {
-	for pause(ctx, 200*time.Millisecond) == nil {
+	for backoff.Sleep(ctx, 200*time.Millisecond) == nil {
 		waiting, err := Waiting(ctx, l.conn)
 		if err != nil {
 			continue // the counts are those of before
@@ -171,7 +172,7 @@ func (l *Load) room(ctx context.Context, k contract.Kind, destination string, mo
 		l.mu.Lock()
 		n := l.waiting[Queue{k, destination}]
 		l.mu.Unlock()
-		if n < most || pause(ctx, 50*time.Millisecond) != nil {
+		if n < most || backoff.Sleep(ctx, 50*time.Millisecond) != nil {
 			return
 		}
 	}
@@ -193,16 +194,4 @@ func newID(random *rand.Rand) string {
 	}
 	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80
 	return id.String()
-}
-
-// pause waits, and fails when ctx ends before.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
 }

@@ -52,7 +52,8 @@ func TestUpdatesOfAPersonHaveAnIdentifierInCommon(t *testing.T) {
 		if !n.phone && !n.email {
 			t.Errorf("update %d names nobody that Attentive knows", p.count)
 		}
-		if p.count > 1 && !(n.phone && before.phone || n.email && before.email || n.customer && before.customer) {
+		common := n.phone && before.phone || n.email && before.email || n.customer && before.customer
+		if p.count > 1 && !common {
 			t.Errorf("update %d names %+v, the one before %+v", p.count, n, before)
 		}
 		before = n

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/ledger"
 	attentivev1 "attentive.internal/proto/attentive/v1"
@@ -162,10 +163,7 @@ func (l *Load) expand(ctx context.Context, i int, people []*Person, random *rand
 	if !l.expanded(ctx, destination, job.GetId()) {
 		return nil // the end of publishing: nothing follows that could be before
 	}
-	for range 2 * len(people) {
-		if ctx.Err() != nil {
-			return nil
-		}
+	for n := 0; n < 2*len(people) && ctx.Err() == nil; n++ {
 		l.room(ctx, contract.Attributes, destination, l.cfg.Backlog)
 		if err := l.set(ctx, destination, people[random.IntN(len(people))], random); err != nil {
 			return err
@@ -177,7 +175,7 @@ func (l *Load) expand(ctx context.Context, i int, people []*Person, random *rand
 // expanded waits until all profiles of a job are stored, and returns false when
 // ctx ends before.
 func (l *Load) expanded(ctx context.Context, destination, job string) bool {
-	for pause(ctx, 100*time.Millisecond) == nil {
+	for backoff.Sleep(ctx, 100*time.Millisecond) == nil {
 		once, done := context.WithTimeout(ctx, storeTimeout)
 		record, ok, err := l.ledger.Find(once, contract.Expand, destination, job)
 		done()
@@ -201,7 +199,8 @@ type consents struct {
 // who has opted in or out before.
 func (l *Load) consent(ctx context.Context, i int, c *consents, random *rand.Rand) error {
 	destination := l.cfg.Attributes[i]
-	operation, who := Subscribe, ""
+	operation := Subscribe
+	var who string
 	switch n := random.IntN(10); {
 	case n < 6 || len(c.recent) == 0:
 		who = phone(areaConsent, i*perDestination+c.next)
@@ -216,9 +215,7 @@ func (l *Load) consent(ctx context.Context, i int, c *consents, random *rand.Ran
 	}
 	kind := contract.Kind(operation)
 	l.room(ctx, kind, destination, l.cfg.Backlog/8)
-	if pause(ctx, time.Duration(100+random.IntN(300))*time.Millisecond) != nil {
-		return nil
-	}
+	_ = backoff.Sleep(ctx, time.Duration(100+random.IntN(300))*time.Millisecond) // the end of ctx only makes it shorter
 	return l.operation(ctx, i, who, operation, random)
 }
 

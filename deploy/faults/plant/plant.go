@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"attentive.internal/deploy/faults/wire"
+	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/sandbox"
 	"attentive.internal/pkg/sandbox/api"
@@ -152,7 +153,7 @@ func (p *Plant) ensure(ctx context.Context) error {
 			return nil
 		}
 		// A new cluster has a leader before it has all its members.
-		if pause(ctx, 100*time.Millisecond) != nil {
+		if backoff.Sleep(ctx, 100*time.Millisecond) != nil {
 			return err
 		}
 	}
@@ -173,7 +174,7 @@ func (p *Plant) Connect(ctx context.Context, name string) (*broker.Conn, error) 
 		if err == nil {
 			return conn, nil
 		}
-		if pause(ctx, 100*time.Millisecond) != nil {
+		if backoff.Sleep(ctx, 100*time.Millisecond) != nil {
 			return nil, err
 		}
 	}
@@ -374,18 +375,6 @@ func (p *Plant) fail(err error) {
 	}
 }
 
-// pause waits, and fails when ctx ends before.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
-}
-
 // ConfigFile is the configuration of one of the replicas.
 func (p *Plant) ConfigFile() string { return p.Replicas[0].config() }
 
@@ -426,7 +415,7 @@ func (p *Plant) StreamLeader(ctx context.Context, stream string) (*Node, error) 
 		if err == nil && s.CachedInfo().Cluster != nil && s.CachedInfo().Cluster.Leader != "" {
 			return p.node(s.CachedInfo().Cluster.Leader)
 		}
-		if pause(ctx, 100*time.Millisecond) != nil {
+		if backoff.Sleep(ctx, 100*time.Millisecond) != nil {
 			return nil, fmt.Errorf("stream %s has no leader: %w", stream, err)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"attentive.internal/deploy/faults/wire"
 	"attentive.internal/deploy/process"
+	"attentive.internal/pkg/backoff"
 )
 
 // Replica is one worker, in a process of its own, with wires of its own to all
@@ -82,7 +83,7 @@ func (r *Replica) again(ctx context.Context, starts int) {
 		return
 	}
 	r.plant.note(fmt.Sprintf("%s ended by itself at %s", r.Name, time.Now().Format(time.StampMilli)))
-	if pause(ctx, time.Second) == nil {
+	if backoff.Sleep(ctx, time.Second) == nil {
 		r.plant.fail(r.Start(ctx))
 	}
 }

@@ -19,7 +19,8 @@ type Door struct {
 }
 
 // Open listens at address. Each connection is led over the wire that route
-// returns for it, or reset when that is nil. It must be closed.
+// returns for it, or reset when that is nil. It must be closed: the end of ctx does
+// not end it.
 func Open(ctx context.Context, address string, route func(net.Conn) *Wire) (*Door, error) {
 	var config net.ListenConfig
 	l, err := config.Listen(ctx, "tcp", address)
@@ -27,7 +28,7 @@ func Open(ctx context.Context, address string, route func(net.Conn) *Wire) (*Doo
 		return nil, fmt.Errorf("open door: %w", err)
 	}
 	d := &Door{Address: l.Addr().String(), listener: l.(*net.TCPListener), closing: make(chan struct{})}
-	d.work.Go(func() { d.serve(route) })
+	d.work.Go(func() { d.serve(context.WithoutCancel(ctx), route) })
 	return d, nil
 }
 
@@ -39,7 +40,7 @@ func (d *Door) Close() error {
 	return err
 }
 
-func (d *Door) serve(route func(net.Conn) *Wire) {
+func (d *Door) serve(ctx context.Context, route func(net.Conn) *Wire) {
 	for {
 		client, err := d.listener.AcceptTCP()
 		if errors.Is(err, net.ErrClosed) {
@@ -48,6 +49,6 @@ func (d *Door) serve(route func(net.Conn) *Wire) {
 		if err != nil {
 			continue // of one client
 		}
-		d.work.Go(func() { newLink(client).run(route, d.closing) })
+		d.work.Go(func() { newLink(client).run(ctx, route, d.closing) })
 	}
 }

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -32,7 +33,7 @@ func newLink(client *net.TCPConn) *link {
 
 // run asks route for the wire and returns once both directions have ended;
 // closing ends them.
-func (l *link) run(route func(net.Conn) *Wire, closing <-chan struct{}) {
+func (l *link) run(ctx context.Context, route func(net.Conn) *Wire, closing <-chan struct{}) {
 	var work sync.WaitGroup
 	defer work.Wait()
 	up, down := newFlow(), newFlow()
@@ -45,7 +46,7 @@ func (l *link) run(route func(net.Conn) *Wire, closing <-chan struct{}) {
 		case <-l.over:
 		}
 	})
-	if l.wire = route(l.client); l.wire == nil || !l.wire.connect(l) {
+	if l.wire = route(l.client); l.wire == nil || !l.wire.connect(ctx, l) {
 		l.reset()
 		return
 	}

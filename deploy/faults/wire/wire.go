@@ -171,44 +171,48 @@ func (w *Wire) pass() {
 }
 
 // Delay lets every piece arrive that much later, in both directions.
-func (w *Wire) Delay(by, jitter time.Duration) (undo func() error, err error) {
+func (w *Wire) Delay(ctx context.Context, by, jitter time.Duration) (undo func() error, err error) {
 	attributes := fmt.Sprintf(`{"latency": %d, "jitter": %d}`, by.Milliseconds(), jitter.Milliseconds())
-	return w.poison("latency", attributes, "upstream", "downstream")
+	return w.poison(ctx, toxic{"latency", attributes}, "upstream", "downstream")
 }
 
 // Narrow lets so many bytes a second through towards the server.
-func (w *Wire) Narrow(bytesPerSecond int) (undo func() error, err error) {
-	return w.poison("bandwidth", fmt.Sprintf(`{"rate": %d}`, max(bytesPerSecond/1000, 1)), "upstream")
+func (w *Wire) Narrow(ctx context.Context, bytesPerSecond int) (undo func() error, err error) {
+	return w.poison(ctx, toxic{"bandwidth", fmt.Sprintf(`{"rate": %d}`, max(bytesPerSecond/1000, 1))}, "upstream")
 }
 
 // Reset resets each connection soon after anything is sent over it.
-func (w *Wire) Reset(after time.Duration) (undo func() error, err error) {
-	return w.poison("reset_peer", fmt.Sprintf(`{"timeout": %d}`, after.Milliseconds()), "upstream", "downstream")
+func (w *Wire) Reset(ctx context.Context, after time.Duration) (undo func() error, err error) {
+	return w.poison(ctx, toxic{"reset_peer", fmt.Sprintf(`{"timeout": %d}`, after.Milliseconds())}, "upstream", "downstream")
 }
 
 // Swallow loses all that the server answers. Its connections end when it is
 // over.
-func (w *Wire) Swallow() (undo func() error, err error) {
-	return w.poison("timeout", `{"timeout": 0}`, "downstream")
+func (w *Wire) Swallow(ctx context.Context) (undo func() error, err error) {
+	return w.poison(ctx, toxic{"timeout", `{"timeout": 0}`}, "downstream")
 }
 
-// poison adds a toxic for each of the directions.
-func (w *Wire) poison(kind, attributes string, directions ...string) (undo func() error, err error) {
+// toxic is one of toxiproxy's, and its attributes as JSON.
+type toxic struct{ kind, attributes string }
+
+// poison adds a toxic for each of the directions. What undoes it does so also
+// after the end of ctx.
+func (w *Wire) poison(ctx context.Context, t toxic, directions ...string) (undo func() error, err error) {
 	var names []string
 	for _, direction := range directions {
 		w.mu.Lock()
 		w.toxics++
-		name := fmt.Sprintf("%s-%d", kind, w.toxics)
+		name := fmt.Sprintf("%s-%d", t.kind, w.toxics)
 		w.mu.Unlock()
-		toxic := fmt.Sprintf(`{"name": %q, "type": %q, "stream": %q, "attributes": %s}`, name, kind, direction, attributes)
-		if _, err := w.proxy.Toxics.AddToxicJson(strings.NewReader(toxic)); err != nil {
-			return nil, fmt.Errorf("wire %s: add %s: %w", w.cfg.Name, kind, err)
+		text := fmt.Sprintf(`{"name": %q, "type": %q, "stream": %q, "attributes": %s}`, name, t.kind, direction, t.attributes)
+		if _, err := w.proxy.Toxics.AddToxicJson(strings.NewReader(text)); err != nil {
+			return nil, fmt.Errorf("wire %s: add %s: %w", w.cfg.Name, t.kind, err)
 		}
 		names = append(names, name)
 	}
 	return func() error {
 		for _, name := range names {
-			if err := w.proxy.Toxics.RemoveToxic(context.Background(), name); err != nil {
+			if err := w.proxy.Toxics.RemoveToxic(context.WithoutCancel(ctx), name); err != nil {
 				return fmt.Errorf("wire %s: remove %s: %w", w.cfg.Name, name, err)
 			}
 		}
@@ -238,11 +242,11 @@ func (w *Wire) gate() <-chan struct{} {
 }
 
 // connect gives l its way to the server, and reports whether there is one.
-func (w *Wire) connect(l *link) bool {
+func (w *Wire) connect(ctx context.Context, l *link) bool {
 	w.proxy.Lock()
 	address := w.proxy.Listen
 	w.proxy.Unlock()
-	dialled, err := net.DialTimeout("tcp", address, dialTimeout)
+	dialled, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return false
 	}
