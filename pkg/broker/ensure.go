@@ -82,6 +82,9 @@ func (c *Conn) Check(ctx context.Context, s Settings) error {
 			faults = append(faults, fmt.Errorf("%s %q does not exist", a.noun, a.name))
 			continue
 		}
+		if unanswered(err) {
+			err = fmt.Errorf("%w in time (%w)", ErrUnanswered, err)
+		}
 		if err != nil {
 			return errors.Join(append(faults, fmt.Errorf("check %s %q: %w", a.noun, a.name, err))...)
 		}

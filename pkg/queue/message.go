@@ -10,8 +10,9 @@ import (
 )
 
 // ackTimeout is how long the broker may take to confirm an ack before it is
-// sent again. Acks may be repeated.
-const ackTimeout = 2 * time.Second
+// sent again: as long as for any other request, because one that takes longer to
+// answer than this would never be heard. Acks may be repeated.
+const ackTimeout = 5 * time.Second
 
 // Message is a message held by this owner. The exported fields do not change.
 type Message struct {
