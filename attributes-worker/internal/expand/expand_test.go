@@ -1,7 +1,6 @@
 package expand_test
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -14,7 +13,6 @@ import (
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/ledger"
-	"attentive.internal/pkg/queuetest"
 )
 
 // manyRows make three batches, and checkpoints the claim of the job and one for
@@ -52,40 +50,6 @@ func TestEveryRowIsStoredOnce(t *testing.T) {
 	}
 }
 
-// The connection to the broker breaks at the n-th write of a checkpoint, for
-// every n: before the broker gets it, or before the worker is told. All of them
-// wait for a time-out, so they run side by side.
-func TestEveryRowIsStoredOnceWhereverTheConnectionBreaks(t *testing.T) {
-	t.Parallel()
-	type broken struct {
-		*rig
-		*worker
-		wire *queuetest.Tripwire
-		name string
-		job  string
-	}
-	var running []broken
-	counts := func(subject string) bool { return strings.HasPrefix(subject, "attentive.v1.checkpoint.") }
-	for _, moment := range []queuetest.Moment{queuetest.Before, queuetest.After} {
-		for n := range checkpoints {
-			b := broken{rig: newRig(t), name: fmt.Sprintf("%s checkpoint %d", moment, n+1)}
-			b.wire = queuetest.StartTripwire(t, b.server.URL, queuetest.Trip{At: n + 1, Moment: moment, Counts: counts})
-			b.worker = b.work(options{url: b.wire.URL})
-			b.job = b.send(b.put("a.csv", rows(manyRows)))
-			running = append(running, b)
-		}
-	}
-	for _, b := range running {
-		t.Run(b.name, func(t *testing.T) {
-			b.sent()
-			b.complete(b.job, manyRows)
-			if got := b.wire.Seen(); got < checkpoints {
-				t.Errorf("%d checkpoints were written, want at least %d", got, checkpoints)
-			}
-		})
-	}
-}
-
 // The worker is stopped at the n-th checkpoint, or the broker is restarted, and
 // another worker goes on.
 func TestEveryRowIsStoredOnceWhereverTheWorkIsStopped(t *testing.T) {
@@ -95,8 +59,8 @@ func TestEveryRowIsStoredOnceWhereverTheWorkIsStopped(t *testing.T) {
 		stop func(*rig, *worker)
 	}{
 		{"worker stopped", func(_ *rig, w *worker) { w.stop() }},
-		{"broker restarted", func(r *rig, _ *worker) { r.server.Restart() }},
-		{"both", func(r *rig, w *worker) { w.stop(); r.server.Restart() }},
+		{"broker restarted", func(r *rig, _ *worker) { r.restart() }},
+		{"both", func(r *rig, w *worker) { w.stop(); r.restart() }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -109,9 +73,6 @@ func TestEveryRowIsStoredOnceWhereverTheWorkIsStopped(t *testing.T) {
 				id := r.send(source)
 				<-reached
 				tt.stop(r, w)
-				if err := r.conn.Await(t.Context()); err != nil {
-					t.Fatal(err)
-				}
 				w.stop()
 				r.work(options{})
 				r.entry(id, ledger.Sending)

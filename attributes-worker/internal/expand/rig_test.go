@@ -42,12 +42,25 @@ type rig struct {
 	t      testing.TB
 	server *queuetest.Server
 	conn   *broker.Conn
+	// destination whose jobs are expanded.
+	destination string
 }
 
 func newRig(t testing.TB) *rig {
 	t.Helper()
 	server := queuetest.Start(t)
-	return &rig{t: t, server: server, conn: server.Conn(t)}
+	return &rig{t: t, server: server, conn: server.Conn(t), destination: acme}
+}
+
+// restart restarts the broker, and returns when the rig is connected again.
+func (r *rig) restart() {
+	r.t.Helper()
+	lost := r.conn.Lost()
+	r.server.Restart()
+	<-lost // before that, what is said to the broker is lost too
+	if err := r.conn.Await(r.t.Context()); err != nil {
+		r.t.Fatal(err)
+	}
 }
 
 // destination has one template, "default".
@@ -93,7 +106,7 @@ func (r *rig) send(s *attentivev1.Source) string {
 	r.t.Helper()
 	id := uuid.NewString()
 	_, err := publish.New(r.conn).AttributesJob(r.t.Context(), &attentivev1.AttributesJob{
-		Id: id, Destination: acme, Template: "default", Source: s,
+		Id: id, Destination: r.destination, Template: "default", Source: s,
 		Origin: &attentivev1.AttributesJob_Orchestration{Orchestration: &attentivev1.Orchestration{SegmentName: "nightly"}},
 	})
 	if err != nil {
@@ -102,11 +115,12 @@ func (r *rig) send(s *attentivev1.Source) string {
 	return id
 }
 
-// worker expands the jobs of acme.
+// worker expands the jobs of the rig's destination.
 type worker struct {
 	t       testing.TB
 	sending chan string // jobs whose profiles are all stored
 	stop    func()      // waits until the worker has stopped
+	cancel  func()      // does not wait
 }
 
 // sent waits until the profiles of a job are all stored, and returns its id.
@@ -137,6 +151,7 @@ func (r *rig) work(o options) *worker {
 	}
 	if o.destination == nil {
 		d := destination()
+		d.ID = r.destination
 		o.destination = &d
 	}
 	ctx := r.t.Context()
@@ -149,10 +164,10 @@ func (r *rig) work(o options) *worker {
 	}
 	log := slog.New(slog.NewTextHandler(r.t.Output(), nil))
 	w := &worker{t: r.t, sending: make(chan string, 100)}
-	m := metrics.New(prometheus.NewRegistry(), []metrics.Destination{{ID: acme, Kinds: []contract.Kind{contract.Expand}}})
+	m := metrics.New(prometheus.NewRegistry(), []metrics.Destination{{ID: r.destination, Kinds: []contract.Kind{contract.Expand}}})
 	x := &expand.Expander{
 		Destination: *o.destination,
-		Account:     []string{acme},
+		Account:     []string{r.destination},
 		Ahead:       o.ahead,
 		JS:          conn.JS,
 		Sources:     sources,
@@ -162,7 +177,7 @@ func (r *rig) work(o options) *worker {
 	}
 	runner := &job.Runner[*attentivev1.AttributesJob]{
 		Kind:        contract.Expand,
-		Destination: acme,
+		Destination: r.destination,
 		New:         func() *attentivev1.AttributesJob { return &attentivev1.AttributesJob{} },
 		Handle:      x.Handle,
 		Parts: job.Parts{
@@ -173,6 +188,7 @@ func (r *rig) work(o options) *worker {
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
 	go func() { done <- runner.Run(running, new(owner.Tenure)) }()
+	w.cancel = cancel
 	var stopped atomic.Bool
 	w.stop = func() {
 		if stopped.Swap(true) {
@@ -181,6 +197,9 @@ func (r *rig) work(o options) *worker {
 		cancel()
 		if err := <-done; err != nil {
 			r.t.Errorf("worker: %v", err)
+		}
+		if o.url != "" {
+			conn.NC.Close() // as a process does: what it has not said yet is never said
 		}
 	}
 	r.t.Cleanup(w.stop)
@@ -196,7 +215,7 @@ func (r *rig) entry(job string, states ...ledger.State) ledger.Entry {
 	}
 	var entry ledger.Entry
 	eventually(r.t, func() error {
-		record, ok, err := ledger.New(kv).Find(r.t.Context(), contract.Expand, acme, job)
+		record, ok, err := ledger.New(kv).Find(r.t.Context(), contract.Expand, r.destination, job)
 		if err != nil || !ok {
 			return fmt.Errorf("job %s: found %v, %w", job, ok, err)
 		}
@@ -255,23 +274,33 @@ func (r *rig) stored(subject string) int {
 // profiles returns the stored profiles of the job in the order of the stream.
 func (r *rig) profiles(job string) []*attentivev1.Profile {
 	r.t.Helper()
+	subject := contract.ProfileSubject(r.destination, "*", job)
+	n := r.stored(subject)
+	if n == 0 {
+		return nil
+	}
+	consumer, err := r.stream().CreateConsumer(r.t.Context(), jetstream.ConsumerConfig{
+		AckPolicy: jetstream.AckExplicitPolicy, FilterSubject: subject, MaxAckPending: -1,
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	fetched, err := consumer.Fetch(n)
+	if err != nil {
+		r.t.Fatal(err)
+	}
 	var list []*attentivev1.Profile
-	subject := contract.ProfileSubject(acme, "*", job)
-	for sequence := uint64(1); ; sequence++ {
-		m, err := r.stream().GetMsg(r.t.Context(), sequence, jetstream.WithGetMsgSubject(subject))
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return list
-		}
-		if err != nil {
-			r.t.Fatal(err)
-		}
+	for m := range fetched.Messages() { // none is acknowledged: all of them stay
 		p := &attentivev1.Profile{}
-		if err := contract.Decode(m.Header, m.Data, p); err != nil {
+		if err := contract.Decode(m.Headers(), m.Data(), p); err != nil {
 			r.t.Fatal(err)
 		}
 		list = append(list, p)
-		sequence = m.Sequence
 	}
+	if err := errors.Join(fetched.Error(), r.stream().DeleteConsumer(r.t.Context(), consumer.CachedInfo().Name)); err != nil {
+		r.t.Fatal(err)
+	}
+	return list
 }
 
 // rows are n rows of a CSV with its header; every hundredth cannot be sent.
@@ -307,20 +336,20 @@ func (r *rig) complete(job string, n int) {
 	if next != uint64(n)+1 {
 		r.t.Errorf("rows up to %d are stored, want %d", next-1, n)
 	}
-	if left := r.stored(contract.CheckpointSubject(acme, job)); left != 0 {
+	if left := r.stored(contract.CheckpointSubject(r.destination, job)); left != 0 {
 		r.t.Errorf("%d checkpoints are left, want none", left)
 	}
 }
 
 func (r *rig) noCheckpoint(job string) error {
-	if n := r.stored(contract.CheckpointSubject(acme, job)); n != 0 {
+	if n := r.stored(contract.CheckpointSubject(r.destination, job)); n != 0 {
 		return fmt.Errorf("%d checkpoints are left", n)
 	}
 	return nil
 }
 
 func (r *rig) wantStored(job string, want int) error {
-	if n := r.stored(contract.ProfileSubject(acme, "*", job)); n != want {
+	if n := r.stored(contract.ProfileSubject(r.destination, "*", job)); n != want {
 		return fmt.Errorf("%d profiles are stored, want %d", n, want)
 	}
 	return nil
@@ -332,7 +361,7 @@ func (r *rig) watch(n int) <-chan struct{} {
 	r.t.Helper()
 	reached := make(chan struct{})
 	seen := 0
-	sub, err := r.conn.NC.Subscribe(contract.CheckpointSubject(acme, "*"), func(*nats.Msg) {
+	sub, err := r.conn.NC.Subscribe(contract.CheckpointSubject(r.destination, "*"), func(*nats.Msg) {
 		if seen++; seen == n {
 			close(reached)
 		}
@@ -349,19 +378,19 @@ func (r *rig) watch(n int) <-chan struct{} {
 	return reached
 }
 
-// backlog makes the queue of attributes of acme, with n profiles waiting in it.
+// backlog makes the queue of attributes, with n profiles waiting in it.
 func (r *rig) backlog(n int) {
 	r.t.Helper()
 	_, err := r.stream().CreateConsumer(r.t.Context(), jetstream.ConsumerConfig{
-		Durable:       broker.ConsumerName(contract.Attributes, acme),
+		Durable:       broker.ConsumerName(contract.Attributes, r.destination),
 		AckPolicy:     jetstream.AckExplicitPolicy,
-		FilterSubject: contract.ConsumerFilter(contract.Attributes, acme),
+		FilterSubject: contract.ConsumerFilter(contract.Attributes, r.destination),
 	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	for range n {
-		if _, err := r.conn.JS.PublishAsync(contract.ProfileSubject(acme, contract.Attributes, contract.LiveJob), []byte("waits")); err != nil {
+		if _, err := r.conn.JS.PublishAsync(contract.ProfileSubject(r.destination, contract.Attributes, contract.LiveJob), []byte("waits")); err != nil {
 			r.t.Fatal(err)
 		}
 	}
@@ -376,7 +405,7 @@ func (r *rig) waiting(job string, reason fault.Reason) {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
 	defer cancel()
-	for e, err := range event.Follow(ctx, r.conn, contract.Expand, acme, job) {
+	for e, err := range event.Follow(ctx, r.conn, contract.Expand, r.destination, job) {
 		if err != nil {
 			r.t.Fatal(err)
 		}
@@ -396,7 +425,7 @@ func (r *rig) begun(id string, state ledger.State) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	m, err := jobs.GetLastMsgForSubject(r.t.Context(), contract.JobSubject(contract.Expand, acme))
+	m, err := jobs.GetLastMsgForSubject(r.t.Context(), contract.JobSubject(contract.Expand, r.destination))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -405,7 +434,7 @@ func (r *rig) begun(id string, state ledger.State) {
 		r.t.Fatal(err)
 	}
 	record, err := ledger.New(kv).Begin(r.t.Context(), ledger.Entry{
-		Kind: contract.Expand, Destination: acme, JobID: id, Fingerprint: ledger.Fingerprint(m.Data), Sequence: m.Sequence,
+		Kind: contract.Expand, Destination: r.destination, JobID: id, Fingerprint: ledger.Fingerprint(m.Data), Sequence: m.Sequence,
 	})
 	if err != nil {
 		r.t.Fatal(err)
