@@ -136,8 +136,8 @@ func (r *runner) generation(ctx context.Context, conn *broker.Conn, cfg *config.
 		r.log.Warn("configuration", "warning", w.String())
 	}
 	next := cfg
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		config.Watch(ctx, cfg, hup, func(changed *config.Config, err error) {
@@ -150,7 +150,7 @@ func (r *runner) generation(ctx context.Context, conn *broker.Conn, cfg *config.
 				r.log.Warn("broker.url, broker.credentials and ops_address take effect when the process is started again")
 			}
 			next = changed
-			stop()
+			stop(owner.ErrAgain)
 		})
 		return nil
 	})
@@ -191,6 +191,7 @@ func (r *runner) work(ctx context.Context, conn *broker.Conn, cfg *config.Config
 	r.report(nil)
 	owners := owner.New(leases, owner.Config{ID: r.id, Program: r.program.Name, Lease: cfg.Lease}, r.log)
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.options.Quarantine.Run(ctx) })
 	g.Go(func() error {
 		m.WatchQueues(ctx, queuedepth.New(conn.JS, destinations).Read, r.log)
 		return nil
@@ -290,6 +291,7 @@ func (r *runner) parts(ctx context.Context, conn *broker.Conn, cfg *config.Confi
 			Ledger:      ledger.New(entries).By(r.id),
 			Events:      event.NewPublisher(conn, r.log),
 			DeadLetters: deadletter.New(conn, r.id),
+			Quarantine:  r.options.Quarantine,
 			Log:         r.log,
 		},
 		Config:  cfg,

@@ -4,7 +4,7 @@
 //
 // A changed configuration takes effect by stopping the work and starting it
 // again under the new one; what was under way is finished or goes on from the
-// ledger. A configuration with faults is reported and the old one stays in
+// ledger. The replica keeps its share of the accounts meanwhile. A configuration with faults is reported and the old one stays in
 // force. The broker and the ops address are those of the first configuration.
 //
 // /readyz tells whether the broker is connected and has all that the work
@@ -34,6 +34,7 @@ import (
 	"attentive.internal/pkg/job"
 	"attentive.internal/pkg/ops"
 	"attentive.internal/pkg/owner"
+	"attentive.internal/pkg/queue"
 	"attentive.internal/pkg/source"
 )
 
@@ -61,7 +62,10 @@ type Options struct {
 	OpsAddress string
 	// InProcess is an embedded broker to use instead of the configured one.
 	InProcess nats.InProcessConnProvider
-	Log       *slog.Logger
+	// Quarantine names the process, and is shared by all programs in it. Nil
+	// means that the program is alone.
+	Quarantine *queue.Quarantine
+	Log        *slog.Logger
 }
 
 // Parts are what the work of an account is made of. All are shared and safe
@@ -110,8 +114,11 @@ func Run(ctx context.Context, p Program, opt Options) error {
 		return err
 	}
 	log := opt.Log.With("worker", p.Name)
+	if opt.Quarantine == nil {
+		opt.Quarantine = queue.NewQuarantine(Identity(p.Name))
+	}
 	r := &runner{
-		program: p, options: opt, log: log, id: identity(p.Name), registry: prometheus.NewRegistry(),
+		program: p, options: opt, log: log, id: opt.Quarantine.ID(), registry: prometheus.NewRegistry(),
 		unready: errStarting,
 	}
 	address := cfg.OpsAddress
@@ -132,8 +139,8 @@ func Run(ctx context.Context, p Program, opt Options) error {
 	return g.Wait()
 }
 
-// identity tells this process apart from all others, and an operator which it is.
-func identity(program string) string {
+// Identity tells this process apart from all others, and an operator which it is.
+func Identity(program string) string {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown"

@@ -457,6 +457,30 @@ func TestReload(t *testing.T) {
 	p.readiness(200, "ready")
 }
 
+// A replica that reads its configuration again keeps its share: what it lets go
+// is its own again, and not the others'.
+func TestReloadKeepsTheShare(t *testing.T) {
+	t.Parallel()
+	first := newPlace(t)
+	destinations := []string{"a: u1", "b: u2", "c: u3", "d: u4"}
+	first.configure("", destinations...)
+	second := &place{t: t, broker: first.broker, file: filepath.Join(t.TempDir(), "relay.yaml"), log: &buffer{}}
+	second.configure("", destinations...)
+	first.start()
+	second.start()
+	first.eventually("half each", func() bool { return len(first.working()) == 2 && len(second.working()) == 2 })
+	kept, calls := first.working(), len(second.begun())
+
+	first.configure("source_prefixes: [file:///new/]", destinations...)
+	first.eventually("the same under the new configuration", func() bool {
+		begun := first.begun()
+		return slices.Equal(first.working(), kept) && len(begun[len(begun)-1].parts.Config.SourcePrefixes) == 1
+	})
+	if got := len(second.begun()); got != calls {
+		t.Errorf("%d accounts went to the other replica", got-calls)
+	}
+}
+
 // TestReloadStopsTheOldWorkFirst: two configurations are never worked at once.
 func TestReloadStopsTheOldWorkFirst(t *testing.T) {
 	t.Parallel()
