@@ -62,17 +62,20 @@ func NewQuarantine(id string) *Quarantine {
 	return &Quarantine{id: id, changed: make(chan struct{}), left: make(chan struct{}, 1)}
 }
 
+// ID is that of the process.
+func (q *Quarantine) ID() string { return q.id }
+
 // Run removes notes that could not be removed at the end of a turn, until ctx
-// ends; then it returns nil.
+// ends; then it returns nil. It may be called again.
 func (q *Quarantine) Run(ctx context.Context) error {
 	for {
+		for tries := 0; q.retract(ctx) != nil && ctx.Err() == nil; tries++ {
+			pause(ctx, min(lastPause, firstPause<<min(tries, 10)))
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-q.left:
-		}
-		for tries := 0; q.retract(ctx) != nil && ctx.Err() == nil; tries++ {
-			pause(ctx, min(lastPause, firstPause<<min(tries, 10)))
 		}
 	}
 }

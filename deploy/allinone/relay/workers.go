@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	attributesworker "attentive.internal/attributes-worker"
+	"attentive.internal/pkg/queue"
 	"attentive.internal/pkg/worker"
 	segmentworker "attentive.internal/segment-worker"
 	"golang.org/x/sync/errgroup"
@@ -24,6 +25,7 @@ type Workers struct {
 // both have stopped, nil after a clean shutdown.
 func (w Workers) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	quarantine := queue.NewQuarantine(worker.Identity("attentive-relay"))
 	for _, program := range []struct {
 		run func(context.Context, worker.Options) error
 		ops string
@@ -36,6 +38,7 @@ func (w Workers) Run(ctx context.Context) error {
 				ConfigFile: w.ConfigFile,
 				OpsAddress: program.ops,
 				InProcess:  w.Broker.InProcess(),
+				Quarantine: quarantine,
 				Log:        w.Log,
 			})
 		})
