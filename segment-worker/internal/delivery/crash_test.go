@@ -138,8 +138,10 @@ type story struct {
 	*place
 	key   *openpgp.Entity
 	takes bool // the receiver takes files away at once
-	wire  *queuetest.Tripwire
-	host  *queuetest.Proxy
+
+	// What stands before the broker and before the receiver.
+	wire *queuetest.Tripwire
+	host *queuetest.Proxy
 
 	mu        sync.Mutex // guards the rest
 	asked     []sftptest.Op
@@ -168,37 +170,69 @@ func newStory(t *testing.T, server *queuetest.Server, key *openpgp.Entity, desti
 func (s *story) tell(misfortunes []misfortune) {
 	s.t.Helper()
 	trip := queuetest.Trip{Counts: s.says}
-	deadly := slices.ContainsFunc(misfortunes, misfortune.kills)
 	for _, m := range misfortunes {
 		if m.at == "broker" {
 			trip.At, trip.Moment, trip.Final = m.n, m.moment(), m.kills()
 		}
 	}
-	url := s.url
-	s.wire = queuetest.StartTripwire(s.t, url, trip)
+	s.expose(trip)
+	s.afflict(misfortunes)
+	id, end := s.begin()
+	if slices.ContainsFunc(misfortunes, misfortune.kills) {
+		// A worker that dies after its last step has done all.
+		s.eventually("death", func() bool { return s.isDead(misfortunes) || s.entry(id).State == ledger.Succeeded })
+		s.die()
+		s.successor()
+	}
+	end()
+}
+
+// expose puts what can break between the first worker and the rest of the world.
+func (s *story) expose(trip queuetest.Trip) {
+	s.t.Helper()
+	s.wire = queuetest.StartTripwire(s.t, s.direct, trip)
 	s.host = queuetest.StartProxy(s.t, fmt.Sprintf("nats://%s:%d", s.sftp.Host, s.sftp.Port)) // forwards any protocol
 	if _, err := fmt.Sscanf(s.host.URL, "nats://127.0.0.1:%d", &s.port); err != nil {
 		s.t.Fatal(err)
 	}
 	s.url = s.wire.URL
 	s.configure()
-	s.afflict(misfortunes)
+}
+
+// begin has a worker deliver a job. end waits for its success, and looks at what
+// is left of it.
+func (s *story) begin() (id string, end func()) {
+	s.t.Helper()
 	changes := s.watch()
 	stop := s.start()
-	id := s.send(s.campaign("A", emails(120, 3), emails(2, 0)))
-	if deadly {
-		// A worker that dies after its last step has done all.
-		s.eventually("death", func() bool { return s.isDead(misfortunes) || s.entry(id).State == ledger.Succeeded })
-		s.wire.Break()
-		s.host.Up() // for the dead worker too, which must not use it
-		s.url, s.config = url, "second.yaml"
-		s.configure()
-		defer s.start()()
+	id = s.send(s.campaign("A", emails(120, 3), emails(2, 0)))
+	return id, func() {
+		s.t.Helper()
+		s.reaches(id, ledger.Succeeded)
+		s.idle()
+		stop()
+		s.check(id, changes)
 	}
-	s.reaches(id, ledger.Succeeded)
-	s.idle()
-	stop()
-	s.check(id, changes)
+}
+
+// die cuts the first worker off from everything, as if it were killed.
+func (s *story) die() {
+	s.wire.Break()
+	s.host.Down()
+	s.sftp.Drop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.died = true
+}
+
+// successor goes on where the first worker has died. The receiver is there for
+// that one too, which must not use it.
+func (s *story) successor() {
+	s.t.Helper()
+	s.host.Up()
+	s.url, s.config = s.direct, "second.yaml"
+	s.configure()
+	s.start()
 }
 
 // emails is an inline source of n addresses and some rows without one.
@@ -252,11 +286,7 @@ func (s *story) afflict(misfortunes []misfortune) {
 	}
 	hit := func(w way) {
 		if w == dies || w == diesAfter {
-			s.wire.Break()
-			s.host.Down()
-			s.mu.Lock()
-			s.died = true
-			s.mu.Unlock()
+			s.die()
 		}
 		s.sftp.Drop()
 	}
@@ -392,22 +422,7 @@ func (s *story) checkKept(id string) {
 // check looks at everything that a delivery leaves behind.
 func (s *story) check(id string, changes func() map[ledger.State]int) {
 	s.t.Helper()
-	want := map[string]string{"AG1": addresses("AG1", 120), "AG2": addresses("AG2", 2)}
-	got := map[string]string{}
-	e := s.entry(id)
-	s.mu.Lock()
-	for _, segment := range e.Segments {
-		for _, f := range segment.GetFiles() {
-			got[segment.GetName()] += s.published[f]
-		}
-	}
-	if s.times != 2 {
-		s.t.Errorf("files were published %d times, as %v; want each of two once", s.times, slices.Sorted(maps.Keys(s.published)))
-	}
-	s.mu.Unlock()
-	if diff := cmp.Diff(want, got); diff != "" {
-		s.t.Errorf("segments (-want +got):\n%s", diff)
-	}
+	s.checkPublished(id)
 	for f := range s.files() {
 		if strings.HasPrefix(f, ".") {
 			s.t.Errorf("%s is left", f)
@@ -416,11 +431,31 @@ func (s *story) check(id string, changes func() map[ledger.State]int) {
 	if n := changes()[ledger.Succeeded]; n != 1 {
 		s.t.Errorf("the job has succeeded %d times in the ledger", n)
 	}
-	if p := e.Progress; p.GetRowsRead() != 125 || p.GetRowsSent() != 122 || p.GetRowsRejected() != 3 {
+	if p := s.entry(id).Progress; p.GetRowsRead() != 125 || p.GetRowsSent() != 122 || p.GetRowsRejected() != 3 {
 		s.t.Errorf("progress %v, want 125 rows, 122 sent and 3 rejected", p)
 	}
 	s.checkKept(id)
 	for l, err := range s.dead.List(s.t.Context(), deadletter.Filter{Job: id}) {
 		s.t.Errorf("dead letter %v, %v", l.Reason, err)
+	}
+}
+
+// checkPublished looks at what the receiver has got.
+func (s *story) checkPublished(id string) {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	got := map[string]string{}
+	for _, segment := range s.entry(id).Segments {
+		for _, f := range segment.GetFiles() {
+			got[segment.GetName()] += s.published[f]
+		}
+	}
+	want := map[string]string{"AG1": addresses("AG1", 120), "AG2": addresses("AG2", 2)}
+	if diff := cmp.Diff(want, got); diff != "" {
+		s.t.Errorf("segments (-want +got):\n%s", diff)
+	}
+	if s.times != 2 {
+		s.t.Errorf("files were published %d times, as %v; want each of two once", s.times, slices.Sorted(maps.Keys(s.published)))
 	}
 }

@@ -37,6 +37,7 @@ const patience = 90 * time.Second
 // place is a broker, a receiver, and a configuration that joins them.
 type place struct {
 	t      *testing.T
+	direct string // address of the broker
 	url    string // of the broker, for the worker
 	conn   *broker.Conn
 	ledger *ledger.Ledger
@@ -75,7 +76,7 @@ func at(t *testing.T, s *queuetest.Server, destinations ...string) *place {
 		t.Fatal(err)
 	}
 	p := &place{
-		t: t, url: s.URL, conn: c, ledger: ledger.New(kv), client: publish.New(c), dead: deadletter.New(c, "test"),
+		t: t, direct: s.URL, url: s.URL, conn: c, ledger: ledger.New(kv), client: publish.New(c), dead: deadletter.New(c, "test"),
 		sftp: sftptest.Start(t, sftptest.Config{}), dir: t.TempDir(), log: &buffer{},
 		config: "relay.yaml", folder: sftptest.Folder, domain: "shop", identifier: "phone", columns: "phone: mobile", destinations: destinations,
 	}

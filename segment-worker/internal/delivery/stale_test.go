@@ -1,0 +1,298 @@
+package delivery_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	attentivev1 "attentive.internal/proto/attentive/v1"
+
+	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/config"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/deadletter"
+	"attentive.internal/pkg/event"
+	"attentive.internal/pkg/job"
+	"attentive.internal/pkg/ledger"
+	"attentive.internal/pkg/metrics"
+	"attentive.internal/pkg/owner"
+	"attentive.internal/pkg/queuetest"
+	"attentive.internal/pkg/sftptest"
+	"attentive.internal/pkg/source"
+	"attentive.internal/segment-worker/internal/baseline"
+	"attentive.internal/segment-worker/internal/delivery"
+	"attentive.internal/segment-worker/internal/filename"
+	"attentive.internal/segment-worker/internal/remote"
+)
+
+// TestLateOpenOfAnOldOwner has the receiver open a file to write for an owner that
+// is long dead, when the next one has uploaded the same job and is about to publish
+// it. Nothing but the name of the file keeps it whole.
+func TestLateOpenOfAnOldOwner(t *testing.T) {
+	t.Parallel()
+	server := queuetest.Start(t)
+	s := newStory(t, server, newReceiver(t), "acme")
+	opened := make(chan struct{}) // late
+	late := make(chan struct{})
+	var opens, lists atomic.Int32
+	var afterwards atomic.Bool
+	s.expose(queuetest.Trip{Counts: s.says})
+	s.sftp.Intercept(func(op sftptest.Op, _ string) error {
+		switch {
+		case op == sftptest.OpOpen && opens.Add(1) == 1:
+			s.die()
+			<-late
+			afterwards.Store(true)
+		// The second owner lists the folder to sweep it, to look at what it has
+		// uploaded, and once more before it renames that.
+		case op == sftptest.OpList && opens.Load() > 0 && lists.Add(1) == 3:
+			close(late)
+			select {
+			case <-opened:
+			case <-time.After(patience):
+				t.Error("the late opening does not come")
+			}
+		}
+		return nil
+	})
+	s.sftp.Observe(func(op sftptest.Op, _ string) {
+		if op == sftptest.OpOpen && afterwards.CompareAndSwap(true, false) {
+			close(opened)
+		}
+		if op == sftptest.OpRename {
+			s.arrive()
+		}
+	})
+	s.start()
+	id := s.send(s.campaign("A", emails(120, 3), emails(2, 0)))
+	s.eventually("death", func() bool { return s.isDead(nil) })
+	s.successor()
+	s.reaches(id, ledger.Succeeded)
+	s.checkPublished(id)
+	s.delivers(s.orchestration("B", emails(1, 0)))
+	if left := s.temporary(); len(left) > 0 {
+		t.Errorf("%v are left, of a job that has ended", left)
+	}
+}
+
+// The lease of the workers below, and the time-out of their renames.
+const (
+	handLease   = 2 * time.Second
+	handTimeout = 600 * time.Millisecond
+)
+
+// TestRenamesNeedALease stops a worker, which can no longer renew its lease,
+// right before it asks for it: what it may begin has to end with the lease.
+func TestRenamesNeedALease(t *testing.T) {
+	t.Parallel()
+	for name, needs := range map[string]time.Duration{"a rename may outlast the lease": handTimeout, "the lease is over": 0} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPlace(t)
+			wire := queuetest.StartTripwire(t, p.url, queuetest.Trip{Counts: func(string) bool { return false }})
+			p.url = wire.URL
+			p.configure()
+			tenures := make(chan *owner.Tenure, 1)
+			h := hand{config: p.dir + "/" + p.config, log: p.log, fence: func(tenure *owner.Tenure) func(net.Conn) net.Conn {
+				tenures <- tenure
+				return tenure.Conn
+			}}
+			renames := beforeRenames(p, func() {
+				wire.Break()
+				tenure := <-tenures
+				p.eventually("end of the lease", func() bool { return !tenure.Allows(needs) })
+			})
+			ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+			var running sync.WaitGroup
+			running.Go(func() { h.run(ctx, t) })
+			id := p.three()
+			p.eventually("loss", func() bool { return strings.Contains(p.log.String(), "ownership is lost") })
+			stop()
+			running.Wait()
+			p.finishes(id, renames)
+		})
+	}
+}
+
+// beforeRenames calls fn once, when the last answer before the first rename is
+// about to be given, and counts renames.
+func beforeRenames(p *place, fn func()) (renames *atomic.Int32) {
+	renames = &atomic.Int32{}
+	var lists atomic.Int32
+	p.sftp.Intercept(func(op sftptest.Op, _ string) error {
+		if op == sftptest.OpRename {
+			renames.Add(1)
+		}
+		// To sweep, to look at what was uploaded, and before the first rename.
+		if op == sftptest.OpList && lists.Add(1) == 3 {
+			fn()
+		}
+		return nil
+	})
+	return renames
+}
+
+// finishes checks that nothing was renamed, and has another worker do it.
+func (p *place) finishes(id string, renames *atomic.Int32) {
+	p.t.Helper()
+	if n := renames.Load(); n > 0 {
+		p.t.Errorf("%d renames were sent without a lease that lasts", n)
+	}
+	if got := p.entry(id).State; got != ledger.Publishing {
+		p.t.Fatalf("the job is %s, want publishing", got)
+	}
+	p.url = p.direct
+	p.configure()
+	p.start()
+	p.reaches(id, ledger.Succeeded)
+	p.onceEach(id)
+}
+
+// freezing is a connection whose process stops once, before the write of a
+// rename, when the flag file is there.
+type freezing struct {
+	net.Conn
+	flag   string
+	tenure *owner.Tenure
+}
+
+func (c freezing) Write(p []byte) (int, error) {
+	// Requests are written by the goroutine that makes them.
+	if bytes.Contains(debug.Stack(), []byte("(*Session).Rename")) && os.Remove(c.flag) == nil {
+		if err := syscall.Kill(syscall.Getpid(), syscall.SIGSTOP); err != nil {
+			return 0, err
+		}
+		for c.tenure.Allows(0) { // other threads may be stopped a little earlier
+		}
+	}
+	return c.Conn.Write(p)
+}
+
+// handConfig makes this test binary a worker with the configuration that it names.
+const handConfig = "DELIVERY_TEST_HAND_CONFIG"
+
+// TestFrozenBeforeARename stops the process of a worker between its question for
+// the lease and the write of its first rename, until the lease is over: on waking
+// it sends nothing.
+func TestFrozenBeforeARename(t *testing.T) {
+	t.Parallel()
+	if file := os.Getenv(handConfig); file != "" {
+		h := hand{config: file, log: os.Stdout, fence: func(tenure *owner.Tenure) func(net.Conn) net.Conn {
+			return func(c net.Conn) net.Conn { return freezing{tenure.Conn(c), filepath.Dir(file) + "/freeze", tenure} }
+		}}
+		h.run(t.Context(), t)
+		return
+	}
+	p := newPlace(t)
+	wire := queuetest.StartTripwire(t, p.url, queuetest.Trip{Counts: func(string) bool { return false }})
+	p.url = wire.URL
+	p.configure()
+	worker := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFrozenBeforeARename$")
+	worker.Env = append(os.Environ(), handConfig+"="+p.dir+"/"+p.config)
+	worker.Stdout, worker.Stderr = p.log, p.log
+	renames := beforeRenames(p, func() {
+		wire.Break()
+		p.file("freeze", "")
+	})
+	if err := worker.Start(); err != nil {
+		t.Fatal(err)
+	}
+	id := p.three()
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(worker.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+		t.Fatalf("wait until the worker stops: %v, %v; log:\n%s", status, err, p.log)
+	}
+	froze := time.Now()
+	p.eventually("end of the lease", func() bool { return time.Since(froze) > handLease })
+	if err := worker.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	p.eventually("loss", func() bool { return strings.Contains(p.log.String(), "ownership is lost") })
+	if err := worker.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = worker.Wait() // it was killed
+	p.finishes(id, renames)
+}
+
+// hand is a worker put together by hand, so that something can stand between its
+// parts.
+type hand struct {
+	config string // file
+	log    io.Writer
+	fence  func(*owner.Tenure) func(net.Conn) net.Conn
+}
+
+// run works the first destination of the configuration until ctx ends.
+func (h hand) run(ctx context.Context, t *testing.T) {
+	cfg, err := config.Load(h.config)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	d := cfg.Destinations[0]
+	account := cfg.Credentials[0].SFTP
+	log := slog.New(slog.NewTextHandler(h.log, nil))
+	conn := queuetest.Connect(t, cfg.Broker.URL)
+	bucket := func(name string) jetstream.KeyValue {
+		kv, err := conn.JS.KeyValue(ctx, name)
+		if err != nil {
+			t.Error(err)
+		}
+		return kv
+	}
+	files := bucket(broker.BucketFiles)
+	rejects, err := conn.JS.ObjectStore(ctx, broker.ObjectsRejects)
+	if err != nil {
+		t.Error(err)
+	}
+	sources, err := source.New(source.Config{JetStream: conn.JS})
+	if err != nil {
+		t.Error(err)
+	}
+	jobs := ledger.New(bucket(broker.BucketLedger))
+	m := metrics.New(prometheus.NewRegistry(), []metrics.Destination{{ID: d.ID, Credential: d.Credential, Kinds: []contract.Kind{contract.Segment}}})
+	work := func(ctx context.Context, tenure *owner.Tenure) error {
+		deliveries := &delivery.Delivery{
+			Destination: d,
+			Remote: remote.Config{
+				Host: account.Hostname, Port: account.Port, Username: account.Username, Passphrase: account.Passphrase.Value,
+				HostKeys: account.HostKeys, Folder: d.Segment.RemoteFolder, Fence: h.fence(tenure),
+			},
+			Sessions: make(chan struct{}, 1), Sources: sources, Rejects: rejects, Ledger: jobs,
+			Numbers: filename.NewNumbers(files), Baselines: baseline.New(files), Metrics: m,
+			CallTimeout: handTimeout, Now: time.Now,
+		}
+		runner := &job.Runner[*attentivev1.SegmentJob]{
+			Kind: contract.Segment, Destination: d.ID, New: func() *attentivev1.SegmentJob { return &attentivev1.SegmentJob{} },
+			Handle: deliveries.Handle,
+			Parts: job.Parts{
+				Conn: conn, Ledger: jobs, Events: event.NewPublisher(conn, log), DeadLetters: deadletter.New(conn, "test"), Metrics: m, Log: log,
+			},
+		}
+		return runner.Run(ctx, tenure)
+	}
+	owners := owner.New(bucket(broker.BucketOwners), owner.Config{ID: "hand", Program: "test", Lease: handLease}, log)
+	plan := owner.Plan{Accounts: []string{"hand"}, Destinations: []string{d.ID}}
+	err = owners.Run(ctx, plan, func(ctx context.Context, _ string, tenure *owner.Tenure) error {
+		return tenure.Destination(ctx, d.ID, work)
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
