@@ -28,6 +28,7 @@ import (
 	"attentive.internal/pkg/owner"
 	"attentive.internal/pkg/queuedepth"
 	"attentive.internal/pkg/source"
+	"attentive.internal/pkg/sweep"
 )
 
 // closeTimeout bounds what is still said to the broker after the work has
@@ -209,12 +210,25 @@ func (r *runner) work(ctx context.Context, conn *broker.Conn, cfg *config.Config
 			plan.Destinations = append(plan.Destinations, d.ID)
 		}
 	}
+	g.Go(func() error { return r.sweep(ctx, leases, parts, owners.Named) })
 	g.Go(func() error {
 		return owners.Run(ctx, plan, func(ctx context.Context, account string, tenure *owner.Tenure) error {
 			return r.program.Work(ctx, parts, accounts[account], tenure)
 		})
 	})
 	return g.Wait()
+}
+
+// sweep gives up what no replica of the program has a name for, whenever the
+// sweeper's lease is ours. The lease is no account to be shared: whoever has it
+// still takes as many accounts as the others.
+func (r *runner) sweep(ctx context.Context, leases jetstream.KeyValue, p Parts, named func() ([]string, bool)) error {
+	name := "sweeper-" + r.program.Name
+	sweeper := sweep.New(p.Parts, sweep.Config{Kinds: r.program.Kinds, Named: named, After: r.options.SweepAfter})
+	o := owner.New(leases, owner.Config{ID: r.id + "-sweeper", Program: name, Lease: p.Config.Lease}, r.log)
+	return o.Run(ctx, owner.Plan{Accounts: []string{name}}, func(ctx context.Context, _ string, t *owner.Tenure) error {
+		return sweeper.Run(ctx, t)
+	})
 }
 
 // watch keeps the readiness true until ctx ends. What has gone missing is not

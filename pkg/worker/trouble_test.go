@@ -36,8 +36,10 @@ type mill struct {
 	proxy *queuetest.Proxy // before the worker and the publisher; nil in a cluster
 	conn  *broker.Conn     // of the test: nothing breaks it
 	lease string           // unless it is that of other tests
+	after time.Duration    // what nobody names is swept; zero: an hour
 	// client of an upstream service.
 	client *publish.Client
+	stop   func() // of the worker
 
 	hold sync.RWMutex // held for writing: no job gets anywhere
 	mu   sync.Mutex   // guards ends
@@ -71,14 +73,15 @@ func (m *mill) begin(t *testing.T, via string, destinations ...string) *mill {
 	go func() {
 		done <- worker.Run(ctx, worker.Program{
 			Name: "mill", Plugin: config.PluginSegments, Kinds: []contract.Kind{contract.Segment}, Work: m.grind,
-		}, worker.Options{ConfigFile: m.file, Log: slog.New(slog.NewJSONHandler(m.log, nil))})
+		}, worker.Options{ConfigFile: m.file, SweepAfter: m.after, Log: slog.New(slog.NewJSONHandler(m.log, nil))})
 	}()
-	t.Cleanup(func() {
+	m.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Run = %v", err)
 		}
 	})
+	t.Cleanup(m.stop)
 	m.readiness(200, "ready")
 	return m
 }

@@ -11,6 +11,9 @@
 // needs. It does not tell of a broken credential: that blocks one destination,
 // and a restart would not help.
 //
+// One replica of a program also gives up what no replica has a name for; see
+// package sweep.
+//
 // On shutdown the work stops first, then the leases are released, then the
 // broker connection is closed, and the ops server last, so that metrics outlive
 // the drain.
@@ -62,6 +65,9 @@ type Options struct {
 	OpsAddress string
 	// InProcess is an embedded broker to use instead of the configured one.
 	InProcess nats.InProcessConnProvider
+	// SweepAfter is how long the configuration of no replica may have named a
+	// destination before its messages are given up. Zero means an hour.
+	SweepAfter time.Duration
 	// Quarantine names the process, and is shared by all programs in it. Nil
 	// means that the program is alone.
 	Quarantine *queue.Quarantine

@@ -310,8 +310,8 @@ func TestWorksEveryAccountAndStopsClean(t *testing.T) { //nolint:paralleltest //
 			t.Errorf("lease %s is not released: %s", key, entry.Value())
 		}
 	}
-	if len(keys) != 2+3 {
-		t.Errorf("%d leases, want those of 2 accounts and 3 destinations", len(keys))
+	if len(keys) != 2+3+1 {
+		t.Errorf("%d leases, want those of 2 accounts, 3 destinations and the sweeper", len(keys))
 	}
 	conn.NC.Close()
 	<-conn.Closed()
