@@ -24,14 +24,16 @@ type lease struct {
 // account reports whether it is that of an account.
 func (l lease) account() bool { return strings.HasPrefix(l.key, accountKeys) }
 
-// The prefixes of the keys that an owner holds.
+// The prefixes of the keys that an owner holds. The sweeper's is the account of
+// nobody's work.
 const (
 	accountKeys     = "account."
+	sweeperKeys     = "account.sweeper-"
 	destinationKeys = "destination."
 )
 
 // watchLeases records the writes to the leases of accounts and destinations until
-// ctx ends.
+// ctx ends, those of the sweeper left out.
 func watchLeases(ctx context.Context, conn *broker.Conn, leases *record.Record[lease]) (err error) {
 	kv, err := conn.JS.KeyValue(ctx, broker.BucketOwners)
 	if err != nil {
@@ -50,8 +52,8 @@ func watchLeases(ctx context.Context, conn *broker.Conn, leases *record.Record[l
 			if !ok && ctx.Err() == nil {
 				return fmt.Errorf("watch the bucket %s: ended", broker.BucketOwners)
 			}
-			if entry == nil || entry.Operation() != jetstream.KeyValuePut {
-				continue // all that was there has been told
+			if entry == nil || entry.Operation() != jetstream.KeyValuePut || strings.HasPrefix(entry.Key(), sweeperKeys) {
+				continue // nil: all that was there has been told
 			}
 			l := lease{key: entry.Key(), at: entry.Created()}
 			if err := json.Unmarshal(entry.Value(), &l); err != nil {
