@@ -22,30 +22,59 @@ type replica struct {
 	// sender is how it writes the receiver's host.
 	sender string
 	ops    string
+	config string // the path of its configuration
 }
 
+// startTries is how often a replica is started whose free address may have been
+// taken before it listens.
+const startTries = 3
+
 // add starts one more replica and returns when it is ready.
-func (f *fleet) add(ctx context.Context) error {
+func (f *fleet) add(ctx context.Context) (err error) {
+	for range startTries {
+		var r *replica
+		if r, err = f.start(ctx); err != nil {
+			return err
+		}
+		if err = r.ready(ctx); err == nil {
+			f.alive = append(f.alive, r)
+			return nil
+		}
+		err = errors.Join(err, r.Stop())
+	}
+	return err
+}
+
+// start starts a process with a configuration and a spelling of its own.
+func (f *fleet) start(ctx context.Context) (*replica, error) {
 	f.started++
 	r := &replica{sender: receiver.Spelling(f.started)}
 	var err error
 	if r.ops, err = process.FreeAddress(ctx); err != nil {
-		return err
+		return nil, err
 	}
-	file, err := f.configure(r)
-	if err != nil {
-		return err
+	if err := f.configure(r); err != nil {
+		return nil, err
 	}
 	// It ends with the fleet, not with the phase that it was started in.
-	if r.Process, err = process.Start(exec.CommandContext(context.WithoutCancel(ctx), f.program, "run", "--config", file)); err != nil {
-		return err
-	}
-	f.alive = append(f.alive, r)
-	return r.Ready(ctx, "http://"+r.ops+"/readyz")
+	r.Process, err = process.Start(exec.CommandContext(context.WithoutCancel(ctx), f.program, "run", "--config", r.config))
+	return r, err
 }
 
-// configure writes a replica's configuration and returns its path.
-func (f *fleet) configure(r *replica) (string, error) {
+// ready returns when the replica is. Whoever has taken its address is not it.
+func (r *replica) ready(ctx context.Context) error {
+	if err := r.Ready(ctx, "http://"+r.ops+"/readyz"); err != nil {
+		return err
+	}
+	command, err := get(ctx, "http://"+r.ops+"/debug/pprof/cmdline")
+	if err == nil && !strings.Contains(string(command), r.config) {
+		err = fmt.Errorf("another program listens on %s", r.ops)
+	}
+	return err
+}
+
+// configure writes a replica's configuration.
+func (f *fleet) configure(r *replica) error {
 	sftpHost, sftpPort, _ := strings.Cut(f.receiver.SFTP, ":")
 	_, apiPort, _ := strings.Cut(f.receiver.API, ":")
 	relay := account.Relay{
@@ -55,17 +84,19 @@ func (f *fleet) configure(r *replica) (string, error) {
 	}
 	dir := filepath.Join(f.dir, "replica-"+strconv.Itoa(f.started))
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return "", err
+		return err
 	}
-	file := filepath.Join(dir, "relay.yaml")
+	r.config = filepath.Join(dir, "relay.yaml")
 	for name, text := range map[string]string{
-		file: relay.YAML(), filepath.Join(dir, account.PassphraseFile): account.Passphrase, filepath.Join(dir, account.TokenFile): account.Token,
+		r.config: relay.YAML(),
+		filepath.Join(dir, account.PassphraseFile): account.Passphrase,
+		filepath.Join(dir, account.TokenFile):      account.Token,
 	} {
 		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
-			return "", err
+			return err
 		}
 	}
-	return file, nil
+	return nil
 }
 
 // replace takes old, which has ended or is asked to, out of the fleet, and starts

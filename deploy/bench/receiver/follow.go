@@ -18,7 +18,7 @@ func (a Addresses) Follow(ctx context.Context, each func(Arrival)) error {
 }
 
 func (a Addresses) follow(ctx context.Context, each func(Arrival)) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+a.Arrivals+"/", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+a.Arrivals+arrivalsPath, nil)
 	if err != nil {
 		return err
 	}

@@ -157,10 +157,15 @@ func calls(log *record.Record[Arrival], next http.Handler) http.Handler {
 	})
 }
 
+// arrivalsPath is what is followed. Others are not found: a program that wants
+// somebody else's address, taken meanwhile, must not believe that it has it.
+const arrivalsPath = "/arrivals"
+
 // lines answers with everything that has arrived, an object a line, and goes on
 // with what arrives, until the client has enough.
 func lines(log *record.Record[Arrival]) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+arrivalsPath, func(w http.ResponseWriter, r *http.Request) {
 		lines, flusher := json.NewEncoder(w), http.NewResponseController(w)
 		for sent := 0; ; {
 			arrivals, changed := log.After(sent)
@@ -180,6 +185,7 @@ func lines(log *record.Record[Arrival]) http.Handler {
 			}
 		}
 	})
+	return mux
 }
 
 // connections writes down the connections it accepts.
