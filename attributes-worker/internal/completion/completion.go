@@ -5,7 +5,8 @@
 // exact and survives everything. A job of which profiles were dead-lettered
 // succeeds too: what was not sent is counted, and kept. A job is in the hands of a
 // Watch from when the ledger says that all of its profiles are stored; a Watch that
-// starts finds those in the ledger.
+// starts finds those in the ledger, and those whose end the Watch before did not
+// live to announce.
 package completion
 
 import (
@@ -38,6 +39,9 @@ const (
 	lookEvery = time.Second
 	// lookTimeout bounds one look.
 	lookTimeout = 10 * time.Second
+	// retellFor is how old an end may be that is told again: an owner that was gone
+	// for longer is no news to anybody.
+	retellFor = 24 * time.Hour
 )
 
 // Watch watches the jobs of one destination whose profiles are being sent.
@@ -99,23 +103,46 @@ func (w *Watch) Run(ctx context.Context) error {
 
 // begin finds the streams, and the jobs in the ledger.
 func (w *Watch) begin(ctx context.Context) error {
-	profiles, err := w.Conn.JS.Stream(ctx, broker.StreamProfiles)
-	if err != nil {
-		return fmt.Errorf("open the stream %s: %w", broker.StreamProfiles, err)
-	}
-	dead, err := w.Conn.JS.Stream(ctx, broker.StreamDead)
-	if err != nil {
-		return fmt.Errorf("open the stream %s: %w", broker.StreamDead, err)
+	var streams []jetstream.Stream
+	for _, name := range []string{broker.StreamProfiles, broker.StreamDead, broker.StreamEvents} {
+		stream, err := w.Conn.JS.Stream(ctx, name)
+		if err != nil {
+			return fmt.Errorf("open the stream %s: %w", name, err)
+		}
+		streams = append(streams, stream)
 	}
 	for record, err := range w.Ledger.List(ctx, contract.Expand, w.destination) {
 		if err != nil {
 			return err
 		}
-		if entry := record.Entry(); entry.State == ledger.Sending {
+		switch entry := record.Entry(); {
+		case entry.State == ledger.Sending:
 			w.Add(entry.JobID)
+		case entry.State == ledger.Succeeded && time.Since(entry.Updated) < retellFor:
+			if err := w.retell(ctx, streams[2], record); err != nil {
+				return err
+			}
 		}
 	}
-	w.profiles, w.dead = profiles, dead
+	w.profiles, w.dead = streams[0], streams[1]
+	return nil
+}
+
+// retell tells upstream of the success of a job whose Watch died between the
+// ledger and the event. It is not counted: the other one may have.
+func (w *Watch) retell(ctx context.Context, events jetstream.Stream, record *ledger.Record) error {
+	id := record.Entry().JobID
+	last, err := events.GetLastMsgForSubject(ctx, contract.EventSubject(contract.Expand, w.destination, id))
+	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return fmt.Errorf("read the last event of job %s: %w", id, err)
+	}
+	if err == nil {
+		e := &attentivev1.JobEvent{}
+		if contract.Decode(last.Header, last.Data, e) != nil || e.GetState() == ledger.Succeeded.Event() {
+			return nil // of a newer worker, or told
+		}
+	}
+	w.tell(ctx, record, record.Entry().Progress, delivered(record.Entry().Progress))
 	return nil
 }
 
@@ -181,29 +208,41 @@ func progress(record *ledger.Record, outstanding, dead uint64) *attentivev1.Prog
 	return p
 }
 
-// complete enters the end of a job.
+// complete enters the end of a job. An expander that had lost the job may have
+// claimed it once more after its checkpoints were removed: they go now.
 func (w *Watch) complete(ctx context.Context, record *ledger.Record, p *attentivev1.Progress) error {
-	if err := record.Change(ctx, func(e *ledger.Entry) { e.State, e.Progress = ledger.Succeeded, p }); err != nil {
+	checkpoints := contract.CheckpointSubject(w.destination, record.Entry().JobID)
+	if err := w.profiles.Purge(ctx, jetstream.WithPurgeSubject(checkpoints)); err != nil {
+		return fmt.Errorf("remove its checkpoints: %w", err)
+	}
+	err := record.Note(ctx, "", delivered(p), func(e *ledger.Entry) { e.State, e.Progress = ledger.Succeeded, p })
+	if err != nil {
 		return err
 	}
 	w.announce(ctx, record)
 	return nil
 }
 
-// announce tells everybody of a job's success.
-func (w *Watch) announce(ctx context.Context, record *ledger.Record) {
-	entry := record.Entry()
-	total, dead := entry.Progress.GetProfilesTotal(), entry.Progress.GetProfilesDead()
-	w.forget(entry.JobID)
+// delivered says what became of the profiles of a job that has ended.
+func delivered(p *attentivev1.Progress) string {
+	total, dead := p.GetProfilesTotal(), p.GetProfilesDead()
 	text := fmt.Sprintf("delivered %d profiles; Attentive shows them within 24 hours", total-min(dead, total))
 	if dead > 0 {
 		text += fmt.Sprintf("; %d are dead letters", dead)
 	}
-	w.tell(ctx, record, entry.Progress, text)
+	return text
+}
+
+// announce tells everybody of a job's success.
+func (w *Watch) announce(ctx context.Context, record *ledger.Record) {
+	entry := record.Entry()
+	w.forget(entry.JobID)
+	w.tell(ctx, record, entry.Progress, delivered(entry.Progress))
+	took := entry.Updated.Sub(entry.Received)
 	w.Metrics.Jobs(contract.Expand, w.destination, metrics.Succeeded).Inc()
-	w.Metrics.JobDuration(contract.Expand, w.destination).Observe(time.Since(entry.Received).Seconds())
+	w.Metrics.JobDuration(contract.Expand, w.destination).Observe(took.Seconds())
 	w.Log.Info("job succeeded", "kind", string(contract.Expand), "destination", w.destination, "job_id", entry.JobID,
-		"duration", time.Since(entry.Received), "profiles", total, "dead", dead)
+		"duration", took, "profiles", entry.Progress.GetProfilesTotal(), "dead", entry.Progress.GetProfilesDead())
 }
 
 func (w *Watch) forget(jobID string) {
@@ -212,13 +251,18 @@ func (w *Watch) forget(jobID string) {
 	delete(w.jobs, jobID)
 }
 
+// tell tells upstream of the job. Of its end it tells the same by whomever and
+// whenever, so that it is not stored twice.
 func (w *Watch) tell(ctx context.Context, record *ledger.Record, progress *attentivev1.Progress, text string) {
-	entry := record.Entry()
+	entry, at := record.Entry(), time.Now()
+	if entry.State.Terminal() {
+		at = entry.Updated
+	}
 	w.Events.Publish(ctx, contract.Expand, &attentivev1.JobEvent{
 		JobId:       entry.JobID,
 		Destination: w.destination,
 		State:       entry.State.Event(),
-		Time:        timestamppb.Now(),
+		Time:        timestamppb.New(at),
 		Text:        text,
 		Attempt:     uint32(entry.Attempt()), //nolint:gosec // bounded by the retry budget
 		Progress:    progress,

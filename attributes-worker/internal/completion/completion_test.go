@@ -2,6 +2,7 @@ package completion_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math"
 	"strings"
@@ -35,13 +36,20 @@ type rig struct {
 	server  *queuetest.Server
 	conn    *broker.Conn
 	metrics *metrics.Metrics
+	// destination whose jobs are watched.
+	destination string
 }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	server := queuetest.Start(t)
-	m := metrics.New(prometheus.NewRegistry(), []metrics.Destination{{ID: acme, Kinds: []contract.Kind{contract.Expand}}})
-	return &rig{t: t, server: server, conn: server.Conn(t), metrics: m}
+	return on(t, queuetest.Start(t), acme)
+}
+
+// on returns a rig for a destination at a broker that others may share.
+func on(t *testing.T, server *queuetest.Server, destination string) *rig {
+	t.Helper()
+	m := metrics.New(prometheus.NewRegistry(), []metrics.Destination{{ID: destination, Kinds: []contract.Kind{contract.Expand}}})
+	return &rig{t: t, server: server, conn: server.Conn(t), metrics: m, destination: destination}
 }
 
 func (r *rig) ledger(conn *broker.Conn) *ledger.Ledger {
@@ -57,7 +65,7 @@ func (r *rig) ledger(conn *broker.Conn) *ledger.Ledger {
 func (r *rig) sending(n int) string {
 	r.t.Helper()
 	id := uuid.NewString()
-	record, err := r.ledger(r.conn).Begin(r.t.Context(), ledger.Entry{Kind: contract.Expand, Destination: acme, JobID: id})
+	record, err := r.ledger(r.conn).Begin(r.t.Context(), ledger.Entry{Kind: contract.Expand, Destination: r.destination, JobID: id})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -70,7 +78,7 @@ func (r *rig) sending(n int) string {
 	}
 	for i := range n {
 		kind := []contract.Kind{contract.Attributes, contract.Subscribe, contract.Unsubscribe}[i%3]
-		if _, err := r.conn.JS.Publish(r.t.Context(), contract.ProfileSubject(acme, kind, id), []byte("profile")); err != nil {
+		if _, err := r.conn.JS.Publish(r.t.Context(), contract.ProfileSubject(r.destination, kind, id), []byte("profile")); err != nil {
 			r.t.Fatal(err)
 		}
 	}
@@ -84,7 +92,7 @@ func (r *rig) sent(id string) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	m, err := s.GetMsg(r.t.Context(), 1, jetstream.WithGetMsgSubject(contract.ProfileSubject(acme, "*", id)))
+	m, err := s.GetMsg(r.t.Context(), 1, jetstream.WithGetMsgSubject(contract.ProfileSubject(r.destination, "*", id)))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -97,8 +105,8 @@ func (r *rig) sent(id string) {
 func (r *rig) dead(kind contract.Kind, id string, sequence uint64) {
 	r.t.Helper()
 	err := deadletter.New(r.conn, "test").Put(r.t.Context(), deadletter.Letter{
-		Kind: kind, Destination: acme, Job: id, Reason: fault.Rejected,
-		Origin: deadletter.Origin{Stream: broker.StreamProfiles, Subject: contract.ProfileSubject(acme, kind, id), Sequence: sequence},
+		Kind: kind, Destination: r.destination, Job: id, Reason: fault.Rejected,
+		Origin: deadletter.Origin{Stream: broker.StreamProfiles, Subject: contract.ProfileSubject(r.destination, kind, id), Sequence: sequence},
 	})
 	if err != nil {
 		r.t.Fatal(err)
@@ -115,7 +123,7 @@ func (r *rig) watch(conn *broker.Conn) (w *completion.Watch, stop func()) {
 func (r *rig) newWatch(conn *broker.Conn) *completion.Watch {
 	r.t.Helper()
 	log := slog.New(slog.NewTextHandler(r.t.Output(), nil))
-	return completion.New(acme, job.Parts{
+	return completion.New(r.destination, job.Parts{
 		Conn: conn, Ledger: r.ledger(conn), Events: event.NewPublisher(conn, log), Metrics: r.metrics, Log: log,
 	})
 }
@@ -147,7 +155,7 @@ func (r *rig) told(id string, check func(*attentivev1.JobEvent) bool) *attentive
 	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
 	defer cancel()
 	var last *attentivev1.JobEvent
-	for e, err := range event.Follow(ctx, r.conn, contract.Expand, acme, id) {
+	for e, err := range event.Follow(ctx, r.conn, contract.Expand, r.destination, id) {
 		if err != nil {
 			r.t.Fatalf("%v; the last event: %v", err, last)
 		}
@@ -171,7 +179,7 @@ func succeeded(e *attentivev1.JobEvent) bool {
 
 func (r *rig) state(id string) ledger.State {
 	r.t.Helper()
-	record, ok, err := r.ledger(r.conn).Find(r.t.Context(), contract.Expand, acme, id)
+	record, ok, err := r.ledger(r.conn).Find(r.t.Context(), contract.Expand, r.destination, id)
 	if err != nil || !ok {
 		r.t.Fatalf("find job %s: %v, %v", id, ok, err)
 	}
@@ -180,13 +188,17 @@ func (r *rig) state(id string) ledger.State {
 
 // successes counts how often the job's success was announced.
 func (r *rig) successes() int {
-	return int(testutil.ToFloat64(r.metrics.Jobs(contract.Expand, acme, metrics.Succeeded)))
+	return int(testutil.ToFloat64(r.metrics.Jobs(contract.Expand, r.destination, metrics.Succeeded)))
 }
 
 func TestAJobSucceedsWhenTheBrokerHoldsNoneOfItsProfiles(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	id, other := r.sending(3), r.sending(1)
+	late := contract.CheckpointSubject(acme, id) // of an expander that did not know
+	if _, err := r.conn.JS.Publish(t.Context(), late, []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
 	w, _ := r.watch(r.conn)
 	w.Add(id)
 	w.Add(id)
@@ -204,6 +216,13 @@ func TestAJobSucceedsWhenTheBrokerHoldsNoneOfItsProfiles(t *testing.T) {
 	}
 	if want := "delivered 3 profiles; Attentive shows them within 24 hours"; e.GetText() != want {
 		t.Errorf("text = %q, want %q", e.GetText(), want)
+	}
+	profiles, err := r.conn.JS.Stream(t.Context(), broker.StreamProfiles)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := profiles.GetLastMsgForSubject(t.Context(), late); !errors.Is(err, jetstream.ErrMsgNotFound) {
+		t.Errorf("checkpoint of a job that has ended: %v, want none", err)
 	}
 	if r.state(id) != ledger.Succeeded || r.state(other) != ledger.Sending || r.successes() != 1 {
 		t.Errorf("job is %s, another %s, %d have succeeded", r.state(id), r.state(other), r.successes())
@@ -259,7 +278,9 @@ func TestABrokerThatRestarts(t *testing.T) {
 	r.watch(r.conn)
 	r.told(id, outstanding(2))
 	r.sent(id)
+	lost := r.conn.Lost()
 	r.server.Restart()
+	<-lost // before that, what is said to the broker is lost too
 	if err := r.conn.Await(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -319,16 +340,7 @@ func TestProgressIsToldAgain(t *testing.T) {
 // events counts the stored events of a job.
 func (r *rig) events(id string) int {
 	r.t.Helper()
-	s, err := r.conn.JS.Stream(r.t.Context(), broker.StreamEvents)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	subject := contract.EventSubject(contract.Expand, acme, id)
-	info, err := s.Info(r.t.Context(), jetstream.WithSubjectFilter(subject))
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return int(info.State.Subjects[subject])
+	return len(r.stored(id))
 }
 
 // The connection breaks when the end of a job is entered in the ledger.
@@ -339,7 +351,7 @@ func TestTheEndIsAnnouncedOnce(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
 			id := r.sending(0)
-			entry := "$KV." + broker.BucketLedger + "." + ledger.Key(contract.Expand, acme, id)
+			entry := "$KV." + broker.BucketLedger + "." + ledger.Key(contract.Expand, r.destination, id)
 			wire := queuetest.StartTripwire(t, r.server.URL, queuetest.Trip{
 				At: 1, Moment: moment, Counts: func(subject string) bool { return subject == entry },
 			})
@@ -366,7 +378,7 @@ func TestJobsOfOtherStatesAreLeftAlone(t *testing.T) {
 	states := map[string]ledger.State{}
 	for _, s := range []ledger.State{ledger.Received, ledger.Expanding, ledger.DeadLettered, ledger.Cancelled} {
 		id := r.sending(0)
-		record, _, err := r.ledger(r.conn).Find(t.Context(), contract.Expand, acme, id)
+		record, _, err := r.ledger(r.conn).Find(t.Context(), contract.Expand, r.destination, id)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -410,7 +422,7 @@ func TestADamagedEntryHoldsNobodyUp(t *testing.T) {
 	r.told(r.sendingNow(w), succeeded)
 	for range 5 {
 		damaged := r.sending(0)
-		if _, err := kv.PutString(t.Context(), ledger.Key(contract.Expand, acme, damaged), "{"); err != nil {
+		if _, err := kv.PutString(t.Context(), ledger.Key(contract.Expand, r.destination, damaged), "{"); err != nil {
 			t.Fatal(err)
 		}
 		w.Add(damaged)
