@@ -12,6 +12,9 @@ import (
 // Attributes sends attributes. Sending them again is harmless.
 type Attributes struct{}
 
+// Ready implements Sender.
+func (Attributes) Ready(context.Context, *Profile) error { return nil }
+
 // Due implements Sender.
 func (Attributes) Due(context.Context, *Profile) (bool, error) { return true, nil }
 

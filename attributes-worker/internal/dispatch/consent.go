@@ -37,19 +37,20 @@ const (
 	answered
 )
 
+// Ready implements Sender: it has to be known whose people they are.
+func (c *Consents) Ready(ctx context.Context, p *Profile) (err error) {
+	p.company, err = c.account.whose(ctx, c.ledger, counter{c.account.metrics, c.destination.ID})
+	return err
+}
+
 // Due implements Sender.
 func (c *Consents) Due(ctx context.Context, p *Profile) (bool, error) {
-	company, err := c.account.whose(ctx, c.ledger, counter{c.account.metrics, c.destination.ID})
-	if err != nil {
-		return false, err
-	}
-	p.company = company
 	r := c.request(p)
 	if p.call == answered { // and not entered yet
 		return false, c.accept(ctx, p)
 	}
 	var decision consent.Decision
-	err = c.account.askLedger(ctx, func(ctx context.Context) (err error) {
+	err := c.account.askLedger(ctx, func(ctx context.Context) (err error) {
 		decision, err = c.ledger.Look(ctx, r)
 		return err
 	})

@@ -59,6 +59,9 @@ type Dispatcher struct {
 // Sender makes the calls of one kind. Its methods are called concurrently, but
 // never for two profiles of one subscriber.
 type Sender interface {
+	// Ready waits for what has to be known before anything can be done for p. It
+	// fails, Interrupted, when ctx ends.
+	Ready(ctx context.Context, p *Profile) error
 	// Due reports whether p still needs a call. It is asked before p waits for
 	// its turn, and makes no call.
 	Due(ctx context.Context, p *Profile) (bool, error)
@@ -89,7 +92,7 @@ type Profile struct {
 	looks     int           // at what it waits for, in a row
 	unsettled time.Time     // when the last call ended whose outcome is not known
 	call      callState     // of a consent call
-	company   string        // whose subscriber it is; consent only, set by Due
+	company   string        // whose subscriber it is; consent only, set by Ready
 }
 
 // Run sends profiles until ctx ends, and returns when no call is under way.
@@ -193,6 +196,9 @@ func (d *Dispatcher) attempt(ctx context.Context, p *Profile) (err error) {
 	}()
 	if p.invalid != nil {
 		return p.invalid
+	}
+	if err := d.Sender.Ready(ctx, p); err != nil {
+		return err
 	}
 	due := false
 	err = p.message.Work(ctx, func() error {
