@@ -35,13 +35,11 @@ func work(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.T
 	if err != nil {
 		return err
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return account.Run(ctx) })
 	var ids []string
 	for _, d := range a.Destinations {
 		ids = append(ids, d.ID)
 	}
-	g.Go(func() error {
+	return account.Run(ctx, func(ctx context.Context) error {
 		return p.Destinations(ctx, a, tenure, func(ctx context.Context, d config.Destination, tenure *owner.Tenure) error {
 			g, ctx := errgroup.WithContext(ctx)
 			watch := completion.New(d.ID, p.Parts)
@@ -78,7 +76,4 @@ func work(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.T
 			return g.Wait()
 		})
 	})
-	err = g.Wait()
-	account.HandOver()
-	return err
 }

@@ -195,19 +195,11 @@ func blocks(f *fault.Error, scope fault.Scope) bool {
 	return f != nil && f.Class == fault.Blocked && f.Scope == scope
 }
 
-// HandOver returns once the next owner may make calls without passing a limit
-// together with us. It is called when no call is under way any more, and before
-// the account is released.
-func (a *Account) HandOver() {
-	var endpoints sync.WaitGroup
-	for _, e := range a.endpoints {
-		endpoints.Go(e.limiter.HandOver)
-	}
-	endpoints.Wait()
-}
-
-// Run hands out turns at the endpoints and shows their limits until ctx ends.
-func (a *Account) Run(ctx context.Context) error {
+// Run works the account: while work sends, it hands out turns at the endpoints
+// and shows their limits. It returns when work has returned after the end of ctx,
+// and the next owner may make calls without passing a limit together with us: only
+// then may the account be released.
+func (a *Account) Run(ctx context.Context, work func(ctx context.Context) error) error {
 	defer a.client.Close()
 	defer a.barrier.end()
 	g, ctx := errgroup.WithContext(ctx)
@@ -235,5 +227,17 @@ func (a *Account) Run(ctx context.Context) error {
 			}
 		}
 	})
-	return g.Wait()
+	g.Go(func() error { return work(ctx) })
+	err := g.Wait()
+	a.handOver()
+	return err
+}
+
+// handOver waits until every limiter may be handed over.
+func (a *Account) handOver() {
+	var endpoints sync.WaitGroup
+	for _, e := range a.endpoints {
+		endpoints.Go(e.limiter.HandOver)
+	}
+	endpoints.Wait()
 }

@@ -409,8 +409,23 @@ func TestTheLimitHoldsAndIsUsed(t *testing.T) {
 	}
 }
 
+// An account is not released before the next owner may make calls: a fifth of a
+// second after the last unsubscribe, of which five a second are allowed.
+func TestTheLimitIsHandedOver(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.publish(unsubscribe(phone(1)), unsubscribe(phone(2)))
+	run := r.start()
+	r.drained()
+	run.stop()
+	if since := time.Since(r.traffic(api.Unsubscribe).Last); since < 180*time.Millisecond {
+		t.Errorf("the account is released %v after the last call, want 200ms", since)
+	}
+}
+
 // Whoever takes an account over from one that died does not know what that has
-// sent: no call of both is less than a second apart.
+// sent: no call of both is less than a second apart. At a lease as short as this
+// one, the next owner has to wait for that.
 func TestTheLimitHoldsAfterADeath(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -420,16 +435,20 @@ func TestTheLimitHoldsAfterADeath(t *testing.T) {
 	wire := queuetest.StartProxy(t, r.server.URL)
 	r.startAt(wire.URL)
 	r.arrived(api.SetAttributes, 50)
-	r.start() // waits for the lease
+	next := r.start() // waits for the lease
 	wire.Down()
 	r.drained()
-	var gap time.Duration
+	owned := next.logged.first("account is owned")
 	arrivals := r.sandbox.API().Arrivals()
-	for n := 1; n < len(arrivals); n++ {
-		gap = max(gap, arrivals[n].At.Sub(arrivals[n-1].At))
+	i := slices.IndexFunc(arrivals, func(a api.Arrival) bool { return a.At.After(owned) })
+	if i < 1 {
+		t.Fatalf("the next owner made call %d of %d", i+1, len(arrivals))
 	}
-	if gap < time.Second {
+	if gap := arrivals[i].At.Sub(arrivals[i-1].At); gap < time.Second {
 		t.Errorf("the next owner's calls began %v after the last one's, want a second", gap)
+	}
+	if waited := arrivals[i].At.Sub(owned); waited < time.Second-timeout {
+		t.Errorf("the next owner's calls began %v after it had the account, want %v", waited, time.Second-timeout)
 	}
 }
 

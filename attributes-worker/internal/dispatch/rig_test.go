@@ -183,9 +183,7 @@ func send(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.T
 	}
 	d := a.Destinations[0]
 	consents := dispatch.NewConsents(account, d, consent.New(people, consent.Config{Key: make([]byte, 32), Settle: settle}))
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return account.Run(ctx) })
-	g.Go(func() error {
+	return account.Run(ctx, func(ctx context.Context) error {
 		return p.Destinations(ctx, a, tenure, func(ctx context.Context, d config.Destination, tenure *owner.Tenure) error {
 			g, ctx := errgroup.WithContext(ctx)
 			for kind, sender := range map[contract.Kind]dispatch.Sender{
@@ -197,15 +195,13 @@ func send(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.T
 			return g.Wait()
 		})
 	})
-	err = g.Wait()
-	account.HandOver()
-	return err
 }
 
-// logged counts messages of the log.
+// logged keeps messages of the log.
 type logged struct {
-	mu   sync.Mutex // guards text
+	mu   sync.Mutex // guards what follows
 	text []string
+	at   []time.Time
 }
 
 func (*logged) Enabled(context.Context, slog.Level) bool { return true }
@@ -215,8 +211,21 @@ func (l *logged) WithGroup(string) slog.Handler          { return l }
 func (l *logged) Handle(_ context.Context, r slog.Record) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.text = append(l.text, r.Message)
+	l.text, l.at = append(l.text, r.Message), append(l.at, r.Time)
 	return nil
+}
+
+// first returns when the first message was logged that begins so, or a time in
+// the far future.
+func (l *logged) first(prefix string) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, text := range l.text {
+		if strings.HasPrefix(text, prefix) {
+			return l.at[i]
+		}
+	}
+	return time.Now().Add(time.Hour)
 }
 
 // count returns how many messages begin so.
