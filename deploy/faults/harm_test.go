@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -98,7 +99,17 @@ func (r *run) harm(faults []fault) {
 			}
 		})
 	}
-	doing.Wait()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		doing.Wait()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(3 * time.Minute):
+		stacks := make([]byte, 1<<20)
+		r.t.Fatalf("the faults do not end:\n%s", stacks[:runtime.Stack(stacks, true)])
+	}
 }
 
 // note adds to the history.
@@ -237,17 +248,17 @@ func tamper(ctx context.Context, f fault, wires []*wire.Wire) (err error) {
 		var err error
 		switch f.Kind {
 		case cutBroker, cutThem:
-			mend = w.Cut()
+			mend, err = w.Cut()
 		case holdBroker, holdThem:
 			mend = w.Freeze()
 		case resetThem:
-			mend, err = w.Reset(ctx, 20*time.Millisecond)
+			mend, err = w.Reset(20 * time.Millisecond)
 		case deafThem:
-			mend, err = w.Swallow(ctx)
+			mend, err = w.Swallow()
 		case delayThem:
-			mend, err = w.Delay(ctx, 150*time.Millisecond, 50*time.Millisecond)
+			mend, err = w.Delay(150*time.Millisecond, 50*time.Millisecond)
 		case narrowThem:
-			mend, err = w.Narrow(ctx, 60_000)
+			mend, err = w.Narrow(60_000)
 		}
 		if err != nil {
 			return err

@@ -32,7 +32,7 @@ func TestRollingRestart(t *testing.T) {
 			continue // has its ceilings
 		}
 		for _, w := range replica.Attentive {
-			if _, err := w.Delay(t.Context(), 15*time.Millisecond, 0); err != nil {
+			if _, err := w.Delay(15*time.Millisecond, 0); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -207,7 +207,7 @@ func arrivesLate(r *run) (err error) {
 		return err
 	}
 	way := owner.Attentive[0]
-	near, err := way.Delay(ctx, 300*time.Millisecond, 0)
+	near, err := way.Delay(300*time.Millisecond, 0)
 	if err != nil {
 		return err
 	}
@@ -227,12 +227,12 @@ func arrivesLate(r *run) (err error) {
 	case <-time.After(patience):
 		return errors.New("the second file is not opened")
 	}
-	err = errors.Join(owner.Freeze(), near())
-	defer func() { err = errors.Join(err, owner.Thaw()) }()
+	err = owner.Freeze()
+	defer func() { err = errors.Join(err, near(), owner.Thaw()) }()
 	var undo []func() error
 	for _, other := range r.Replicas {
 		if other != owner {
-			narrow, narrowErr := other.Attentive[0].Narrow(ctx, 60_000)
+			narrow, narrowErr := other.Attentive[0].Narrow(60_000)
 			undo, err = append(undo, narrow), errors.Join(err, narrowErr)
 		}
 	}

@@ -110,12 +110,24 @@ func (v Verdict) String() string {
 	return strings.Join(all, ", ")
 }
 
-// standstill returns for how long nothing was seen between two moments, or
-// right before them.
+// adjacent is how far apart two stalls of one standstill may be: what waited in
+// the first may not have been seen before the second.
+const adjacent = 50 * time.Millisecond
+
+// standstill returns for how long nothing was seen between two moments, and in
+// the standstill that ended right before them: what was sent then was seen at the
+// first of the two. Stalls are in the order of time.
 func standstill(stalls []Stall, from, to time.Time) (sum time.Duration) {
-	for _, s := range stalls {
-		if s.To.After(from) && s.From.Before(to) {
+	for _, s := range slices.Backward(stalls) {
+		switch {
+		case !s.From.Before(to):
+		case s.To.After(from.Add(-adjacent)):
 			sum += s.To.Sub(s.From)
+			if s.From.Before(from) {
+				from = s.From
+			}
+		default:
+			return sum
 		}
 	}
 	return sum

@@ -194,6 +194,21 @@ func TestJudge(t *testing.T) {
 			}
 			w.Stalls = []judge.Stall{{From: at(9900 * time.Millisecond), To: at(10100 * time.Millisecond)}}
 		}, "", ""},
+		{"a call too many, after nobody had looked for a while", func(_ *testing.T, w *world) {
+			for i := range 12 {
+				w.send("one", 10*time.Second+time.Duration(i)*80*time.Millisecond)
+			}
+			w.Stalls = []judge.Stall{
+				{From: at(9800 * time.Millisecond), To: at(9900 * time.Millisecond)},
+				{From: at(9920 * time.Millisecond), To: at(9980 * time.Millisecond)},
+			}
+		}, "", ""},
+		{"a call too many, long after nobody had looked", func(_ *testing.T, w *world) {
+			for i := range 12 {
+				w.send("one", 10*time.Second+time.Duration(i)*80*time.Millisecond)
+			}
+			w.Stalls = []judge.Stall{{From: at(9000 * time.Millisecond), To: at(9900 * time.Millisecond)}}
+		}, judge.Rate, "12 calls within 880ms"},
 		{"as many calls as there may be", func(_ *testing.T, w *world) {
 			for i := range 30 {
 				w.send("one", 10*time.Second+time.Duration(i)*100500*time.Microsecond)

@@ -47,63 +47,86 @@ type Config struct {
 
 // Wire leads from one process to one server. Its methods may be called
 // concurrently. Those that do harm return what undoes it, to be called once.
+//
+// Toxics are put into a new proxy, which takes the place of the one before: all
+// connections are reset when a cut or a toxic begins and when it ends. To add
+// toxiproxy's toxics to a living connection, or to remove them, can wait for ever
+// when that connection is just dying.
 type Wire struct {
-	cfg   Config
-	proxy *toxiproxy.Proxy
+	cfg    Config
+	server *toxiproxy.ApiServer
 
-	mu      sync.Mutex // guards the rest
+	mu      sync.Mutex       // guards the rest
+	proxy   *toxiproxy.Proxy // nil while cut
 	cuts    int
+	toxics  map[*toxic]struct{}
 	freezes int
 	open    chan struct{} // closed while nothing is frozen
-	toxics  int           // added so far, to name them
 	trap    *trap         // nil when none is set
 	links   map[*link]struct{}
+}
+
+// toxic is one of toxiproxy's, and its attributes as JSON.
+type toxic struct {
+	kind, attributes string
+	directions       []string
 }
 
 // Wire returns a new wire that works. It must be closed.
 func (n *Network) Wire(cfg Config) (*Wire, error) {
 	w := &Wire{
-		cfg:   cfg,
-		proxy: toxiproxy.NewProxy(n.server, cfg.Name, anyPort, cfg.Upstream),
-		open:  make(chan struct{}),
-		links: make(map[*link]struct{}),
+		cfg: cfg, server: n.server, toxics: make(map[*toxic]struct{}),
+		open: make(chan struct{}), links: make(map[*link]struct{}),
 	}
 	close(w.open)
-	if err := w.proxy.Start(); err != nil {
-		return nil, fmt.Errorf("start wire %s: %w", cfg.Name, err)
-	}
-	return w, nil
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w, w.renew()
 }
 
-// anyPort is where a proxy listens: after a cut somewhere else, so that nobody
-// can have taken the port meanwhile.
-const anyPort = "127.0.0.1:0"
+// renew puts a proxy with the present toxics in the place of the present one, or
+// none when the wire is cut. The lock is held.
+func (w *Wire) renew() error {
+	old := w.proxy
+	w.proxy = nil
+	if w.cuts == 0 {
+		p := toxiproxy.NewProxy(w.server, w.cfg.Name, "127.0.0.1:0", w.cfg.Upstream)
+		for t := range w.toxics {
+			for _, direction := range t.directions {
+				text := fmt.Sprintf(`{"name": "%p-%s", "type": %q, "stream": %q, "attributes": %s}`, t, direction, t.kind, direction, t.attributes)
+				if _, err := p.Toxics.AddToxicJson(strings.NewReader(text)); err != nil {
+					return fmt.Errorf("wire %s: add %s: %w", w.cfg.Name, t.kind, err)
+				}
+			}
+		}
+		if err := p.Start(); err != nil {
+			return fmt.Errorf("wire %s: %w", w.cfg.Name, err)
+		}
+		w.proxy = p
+	}
+	if old != nil {
+		old.Stop()
+	}
+	w.drop()
+	return nil
+}
 
 // Close ends the wire and all connections over it.
 func (w *Wire) Close() {
-	w.proxy.Stop()
-	w.Drop()
+	_, _ = w.Cut() // to stop a proxy cannot fail
 }
 
 // Cut ends all connections and refuses new ones.
-func (w *Wire) Cut() (mend func() error) {
+func (w *Wire) Cut() (mend func() error, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.cuts++; w.cuts == 1 {
-		w.proxy.Stop()
-		w.drop()
-	}
+	w.cuts++
 	return func() error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if w.cuts--; w.cuts > 0 {
-			return nil
-		}
-		w.proxy.Lock()
-		w.proxy.Listen = anyPort
-		w.proxy.Unlock()
-		return w.proxy.Start()
-	}
+		w.cuts--
+		return w.renew()
+	}, w.renew()
 }
 
 // Freeze lets nothing through and says so to nobody. New connections are
@@ -171,53 +194,38 @@ func (w *Wire) pass() {
 }
 
 // Delay lets every piece arrive that much later, in both directions.
-func (w *Wire) Delay(ctx context.Context, by, jitter time.Duration) (undo func() error, err error) {
+func (w *Wire) Delay(by, jitter time.Duration) (undo func() error, err error) {
 	attributes := fmt.Sprintf(`{"latency": %d, "jitter": %d}`, by.Milliseconds(), jitter.Milliseconds())
-	return w.poison(ctx, toxic{"latency", attributes}, "upstream", "downstream")
+	return w.poison("latency", attributes, "upstream", "downstream")
 }
 
 // Narrow lets so many bytes a second through towards the server.
-func (w *Wire) Narrow(ctx context.Context, bytesPerSecond int) (undo func() error, err error) {
-	return w.poison(ctx, toxic{"bandwidth", fmt.Sprintf(`{"rate": %d}`, max(bytesPerSecond/1000, 1))}, "upstream")
+func (w *Wire) Narrow(bytesPerSecond int) (undo func() error, err error) {
+	return w.poison("bandwidth", fmt.Sprintf(`{"rate": %d}`, max(bytesPerSecond/1000, 1)), "upstream")
 }
 
 // Reset resets each connection soon after anything is sent over it.
-func (w *Wire) Reset(ctx context.Context, after time.Duration) (undo func() error, err error) {
-	return w.poison(ctx, toxic{"reset_peer", fmt.Sprintf(`{"timeout": %d}`, after.Milliseconds())}, "upstream", "downstream")
+func (w *Wire) Reset(after time.Duration) (undo func() error, err error) {
+	return w.poison("reset_peer", fmt.Sprintf(`{"timeout": %d}`, after.Milliseconds()), "upstream", "downstream")
 }
 
-// Swallow loses all that the server answers. Its connections end when it is
-// over.
-func (w *Wire) Swallow(ctx context.Context) (undo func() error, err error) {
-	return w.poison(ctx, toxic{"timeout", `{"timeout": 0}`}, "downstream")
+// Swallow loses all that the server answers.
+func (w *Wire) Swallow() (undo func() error, err error) {
+	return w.poison("timeout", `{"timeout": 0}`, "downstream")
 }
 
-// toxic is one of toxiproxy's, and its attributes as JSON.
-type toxic struct{ kind, attributes string }
-
-// poison adds a toxic for each of the directions. What undoes it does so also
-// after the end of ctx.
-func (w *Wire) poison(ctx context.Context, t toxic, directions ...string) (undo func() error, err error) {
-	var names []string
-	for _, direction := range directions {
-		w.mu.Lock()
-		w.toxics++
-		name := fmt.Sprintf("%s-%d", t.kind, w.toxics)
-		w.mu.Unlock()
-		text := fmt.Sprintf(`{"name": %q, "type": %q, "stream": %q, "attributes": %s}`, name, t.kind, direction, t.attributes)
-		if _, err := w.proxy.Toxics.AddToxicJson(strings.NewReader(text)); err != nil {
-			return nil, fmt.Errorf("wire %s: add %s: %w", w.cfg.Name, t.kind, err)
-		}
-		names = append(names, name)
-	}
+// poison adds a toxic in each of the directions.
+func (w *Wire) poison(kind, attributes string, directions ...string) (undo func() error, err error) {
+	t := &toxic{kind, attributes, directions}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.toxics[t] = struct{}{}
 	return func() error {
-		for _, name := range names {
-			if err := w.proxy.Toxics.RemoveToxic(context.WithoutCancel(ctx), name); err != nil {
-				return fmt.Errorf("wire %s: remove %s: %w", w.cfg.Name, name, err)
-			}
-		}
-		return nil
-	}, nil
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.toxics, t)
+		return w.renew()
+	}, w.renew()
 }
 
 // Drop resets all connections there are. What they hold is lost, as when the
@@ -243,17 +251,20 @@ func (w *Wire) gate() <-chan struct{} {
 
 // connect gives l its way to the server, and reports whether there is one.
 func (w *Wire) connect(ctx context.Context, l *link) bool {
-	w.proxy.Lock()
-	address := w.proxy.Listen
-	w.proxy.Unlock()
-	dialled, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", address)
+	w.mu.Lock()
+	proxy := w.proxy
+	w.mu.Unlock()
+	if proxy == nil {
+		return false
+	}
+	dialled, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", proxy.Listen)
 	if err != nil {
 		return false
 	}
 	l.server = dialled.(*net.TCPConn)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.cuts > 0 {
+	if w.proxy != proxy {
 		return false
 	}
 	w.links[l] = struct{}{}

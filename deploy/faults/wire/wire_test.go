@@ -288,7 +288,14 @@ func TestCut(t *testing.T) {
 	c := dial(t, d)
 	say(t, c, "before")
 	s.arrives(t)
-	mend, also := w.Cut(), w.Cut()
+	mend, err := w.Cut()
+	if err != nil {
+		t.Fatal(err)
+	}
+	also, err := w.Cut()
+	if err != nil {
+		t.Fatal(err)
+	}
 	s.ended()
 	if _, err := io.Copy(io.Discard, c); err == nil {
 		t.Error("the client saw a clean end, want a reset")
@@ -325,7 +332,7 @@ func TestToxics(t *testing.T) {
 	t.Run("delay", func(t *testing.T) {
 		t.Parallel()
 		s, w, d := path(t, nil)
-		undo, err := w.Delay(t.Context(), 200*time.Millisecond, 0)
+		undo, err := w.Delay(200*time.Millisecond, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -344,7 +351,7 @@ func TestToxics(t *testing.T) {
 	t.Run("reset", func(t *testing.T) {
 		t.Parallel()
 		_, w, d := path(t, nil)
-		undo, err := w.Reset(t.Context(), 0)
+		undo, err := w.Reset(0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -363,7 +370,7 @@ func TestToxics(t *testing.T) {
 	t.Run("swallow", func(t *testing.T) {
 		t.Parallel()
 		s, w, d := path(t, nil)
-		undo, err := w.Swallow(t.Context())
+		undo, err := w.Swallow()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -383,7 +390,7 @@ func TestToxics(t *testing.T) {
 	t.Run("narrow", func(t *testing.T) {
 		t.Parallel()
 		s, w, d := path(t, nil)
-		undo, err := w.Narrow(t.Context(), 100_000)
+		undo, err := w.Narrow(100_000)
 		if err != nil {
 			t.Fatal(err)
 		}
