@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"attentive.internal/deploy/allinone/account"
@@ -47,16 +48,38 @@ type phase struct {
 // row is a number of each change of owners.
 type row struct {
 	name  string
-	of    func(takeover) time.Duration
+	of    interval
 	limit time.Duration // of each; zero: there is none
 	bare  bool          // is compared with a bare handover
 }
 
+// interval is between two moments of a takeover. It is unknown when one is zero.
+type interval func(takeover) (from, to time.Time)
+
 // The intervals that are reported.
-func fromBegin(t takeover) time.Duration   { return t.first.Sub(t.begun) }
-func fromRenewal(t takeover) time.Duration { return t.first.Sub(t.renewed) }
-func fromRelease(t takeover) time.Duration { return t.owned.Sub(t.released) }
-func withoutCall(t takeover) time.Duration { return t.first.Sub(t.last) }
+func fromBegin(t takeover) (from, to time.Time)   { return t.begun, t.first }
+func fromRenewal(t takeover) (from, to time.Time) { return t.renewed, t.first }
+func fromRelease(t takeover) (from, to time.Time) { return t.released, t.owned }
+func withoutCall(t takeover) (from, to time.Time) { return t.last, t.first }
+
+// durations returns how long the interval was where it is known.
+func (i interval) durations(changes []takeover) (all []time.Duration) {
+	for _, c := range changes {
+		if from, to := i(c); !from.IsZero() && !to.IsZero() {
+			all = append(all, to.Sub(from))
+		}
+	}
+	return all
+}
+
+// median says how long the interval was, for people.
+func (i interval) median(changes []takeover) string {
+	all := i.durations(changes)
+	if len(all) == 0 {
+		return "(unknown)"
+	}
+	return number(timed("", all).Median) + " ms"
+}
 
 // trials are all that failover does. Programs are by name.
 func trials(programs map[string]string) []trial {
@@ -149,10 +172,15 @@ func (t trial) run(ctx context.Context, f *fleet, report func(result)) error {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 		for _, r := range p.rows {
-			measured, err := r.result(ctx, f, "failover/"+t.name+": "+p.name+", "+r.name, changes)
+			runs := r.of.durations(changes)
+			if len(runs) == 0 {
+				continue // all too short to be seen
+			}
+			measured, err := r.result(ctx, f, runs)
 			if err != nil {
 				return err
 			}
+			measured.Name = "failover/" + t.name + ": " + p.name + ", " + r.name
 			report(measured)
 		}
 		explain(changes, f.lease)
@@ -160,12 +188,11 @@ func (t trial) run(ctx context.Context, f *fleet, report func(result)) error {
 	return t.judge(ctx, e)
 }
 
-// result makes the row of all changes.
-func (r row) result(ctx context.Context, f *fleet, name string, changes []takeover) (result, error) {
-	runs := durations(changes, r.of)
-	measured := timed(name, runs)
+// result makes the row of all runs.
+func (r row) result(ctx context.Context, f *fleet, runs []time.Duration) (result, error) {
+	measured := timed("", runs)
 	if r.limit > 0 {
-		measured = eachAtMost(name, runs, r.limit)
+		measured = eachAtMost("", runs, r.limit)
 	}
 	if !r.bare {
 		return measured, nil
@@ -179,26 +206,25 @@ func (r row) result(ctx context.Context, f *fleet, name string, changes []takeov
 	return measured, nil
 }
 
-func durations(changes []takeover, of func(takeover) time.Duration) (all []time.Duration) {
-	for _, c := range changes {
-		all = append(all, of(c))
-	}
-	return all
-}
-
 // explain says on stderr where the time went, as medians.
 func explain(changes []takeover, lease time.Duration) {
-	middle := func(of func(takeover) time.Duration) time.Duration {
-		return time.Duration(timed("", durations(changes, of)).Median * float64(time.Millisecond)).Round(10 * time.Microsecond)
+	parts := []struct {
+		name string
+		of   interval
+	}{
+		{"begin to release", func(t takeover) (from, to time.Time) { return t.begun, t.released }},
+		{"release to account", func(t takeover) (from, to time.Time) { return t.released, t.taken }},
+		{"account to destination", func(t takeover) (from, to time.Time) { return t.taken, t.owned }},
+		{"destination to arrival", func(t takeover) (from, to time.Time) { return t.owned, t.first }},
 	}
-	if changes[0].released.IsZero() {
-		fmt.Fprintf(os.Stderr, "  lease over to account taken %v", middle(func(t takeover) time.Duration { return t.taken.Sub(t.renewed) - lease }))
-	} else {
-		fmt.Fprintf(os.Stderr, "  begin to release %v, to account taken %v",
-			middle(func(t takeover) time.Duration { return t.released.Sub(t.begun) }),
-			middle(func(t takeover) time.Duration { return t.taken.Sub(t.released) }))
+	if changes[0].released.IsZero() && changes[0].taken.Sub(changes[0].renewed) > lease {
+		parts = parts[1:]
+		parts[0].name = "end of the lease to account"
+		parts[0].of = func(t takeover) (from, to time.Time) { return t.renewed.Add(lease), t.taken }
 	}
-	fmt.Fprintf(os.Stderr, ", to destination %v, to arrival %v\n",
-		middle(func(t takeover) time.Duration { return t.owned.Sub(t.taken) }),
-		middle(func(t takeover) time.Duration { return t.first.Sub(t.owned) }))
+	var text []string
+	for _, part := range parts {
+		text = append(text, part.name+" "+part.of.median(changes))
+	}
+	fmt.Fprintf(os.Stderr, "  %s\n", strings.Join(text, ", "))
 }

@@ -157,6 +157,11 @@ func TestChanges(t *testing.T) {
 			},
 			want: takeover{renewed: at(90), released: at(106), taken: at(107), owned: at(108)},
 		},
+		{
+			name:  "a release that was overwritten before it was told",
+			after: []lease{write(107, a, "two"), write(108, d, "two")},
+			want:  takeover{renewed: at(90), taken: at(107), owned: at(108)},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -170,6 +175,24 @@ func TestChanges(t *testing.T) {
 				t.Errorf("changes (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestIntervalsThatAreUnknownAreLeftOut(t *testing.T) {
+	t.Parallel()
+	at := func(ms int) time.Time { return time.UnixMilli(int64(ms)) }
+	changes := []takeover{
+		{released: at(1), taken: at(2), owned: at(5)}, {taken: at(2), owned: at(3)}, {released: at(10), taken: at(11), owned: at(30)},
+	}
+	want := []time.Duration{4 * time.Millisecond, 20 * time.Millisecond}
+	if diff := cmp.Diff(want, interval(fromRelease).durations(changes)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if got := interval(fromRelease).median(changes); got != "12 ms" {
+		t.Errorf("median %q", got)
+	}
+	if got := interval(fromRelease).median(changes[1:2]); got != "(unknown)" {
+		t.Errorf("median of none %q", got)
 	}
 }
 
@@ -268,7 +291,11 @@ func TestFailoverOnce(t *testing.T) {
 			want := 0
 			for i := range trial.phases {
 				trial.phases[i].runs = 1
-				want += len(trial.phases[i].rows)
+				for _, row := range trial.phases[i].rows {
+					if row.limit > 0 {
+						want++ // others may be too short to be seen
+					}
+				}
 			}
 			var got []result
 			if err := withFleet(t.Context(), filepath.Join(dir, trial.name), trial.fleet, func(ctx context.Context, f *fleet) error {
@@ -276,8 +303,8 @@ func TestFailoverOnce(t *testing.T) {
 			}); err != nil {
 				t.Fatal(err)
 			}
-			if len(got) != want {
-				t.Errorf("%d rows, want %d: %v", len(got), want, got)
+			if len(got) < want {
+				t.Errorf("%d rows, want at least %d: %v", len(got), want, got)
 			}
 			for _, r := range got {
 				if r.Runs != 1 || r.Min <= 0 {

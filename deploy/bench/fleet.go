@@ -35,6 +35,7 @@ type fleet struct {
 	fleetConfig
 	dir      string
 	url      string // of the broker
+	account  string // as its lease is called
 	conn     *broker.Conn
 	receiver receiver.Addresses
 	arrivals *record.Record[receiver.Arrival]
@@ -63,7 +64,7 @@ func withFleet(ctx context.Context, dir string, cfg fleetConfig, work func(conte
 	watching, stop := context.WithCancel(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return f.receiver.Follow(watching, f.arrivals.Add) })
-	g.Go(func() error { return watchLeases(watching, f.conn, f.leases) })
+	g.Go(func() error { return f.watchLeases(watching) })
 	g.Go(func() error {
 		defer stop()
 		return work(ctx, f)

@@ -142,8 +142,8 @@ func (e *exercise) stopWithNothing(ctx context.Context, give func(old *replica) 
 	}
 	waiting, cancel := e.patience(ctx)
 	defer cancel()
-	if _, err := e.leases.First(waiting, written, func(l lease) bool { return l.account() && l.Released }); err != nil {
-		return t, fmt.Errorf("the lease is not released: %w", err)
+	if err := e.released(waiting, written); err != nil {
+		return t, err
 	}
 	old, err := give(owner)
 	if err != nil {
@@ -156,6 +156,22 @@ func (e *exercise) stopWithNothing(ctx context.Context, give func(old *replica) 
 		return t, err
 	}
 	return t, e.replace(ctx, owner)
+}
+
+// released returns once the account's lease is no more that of its owner, when
+// written was how much had been written.
+func (e *exercise) released(ctx context.Context, written int) error {
+	var owner string
+	for _, l := range e.leases.All()[:written] {
+		if l.account() {
+			owner = l.Owner
+		}
+	}
+	_, err := e.leases.First(ctx, written, func(l lease) bool { return l.account() && (l.Released || l.Owner != owner) })
+	if err != nil {
+		return fmt.Errorf("the lease is not released: %w", err)
+	}
+	return nil
 }
 
 // patience is how long a change of owners may take before the benchmark counts as

@@ -21,25 +21,24 @@ type lease struct {
 	Released bool   `json:"released"`
 }
 
-// account reports whether it is that of an account.
-func (l lease) account() bool { return strings.HasPrefix(l.key, accountKeys) }
-
-// The prefixes of the keys that an owner holds. The sweeper's is the account of
-// nobody's work.
+// The prefixes of the keys that an owner holds.
 const (
 	accountKeys     = "account."
-	sweeperKeys     = "account.sweeper-"
 	destinationKeys = "destination."
 )
 
-// watchLeases records the writes to the leases of accounts and destinations until
-// ctx ends, those of the sweeper left out.
-func watchLeases(ctx context.Context, conn *broker.Conn, leases *record.Record[lease]) (err error) {
-	kv, err := conn.JS.KeyValue(ctx, broker.BucketOwners)
+// account reports whether it is that of an account.
+func (l lease) account() bool { return strings.HasPrefix(l.key, accountKeys) }
+
+// watchLeases records the writes to the leases of one account and one destination
+// until ctx ends. Of writes that follow each other at once it may see only the
+// last: the bucket keeps no others.
+func (f *fleet) watchLeases(ctx context.Context) (err error) {
+	kv, err := f.conn.JS.KeyValue(ctx, broker.BucketOwners)
 	if err != nil {
 		return fmt.Errorf("open the bucket %s: %w", broker.BucketOwners, err)
 	}
-	watcher, err := kv.WatchFiltered(ctx, []string{accountKeys + ">", destinationKeys + ">"})
+	watcher, err := kv.WatchFiltered(ctx, []string{accountKeys + f.account, destinationKeys + f.destination})
 	if err != nil {
 		return fmt.Errorf("watch the bucket %s: %w", broker.BucketOwners, err)
 	}
@@ -52,14 +51,14 @@ func watchLeases(ctx context.Context, conn *broker.Conn, leases *record.Record[l
 			if !ok && ctx.Err() == nil {
 				return fmt.Errorf("watch the bucket %s: ended", broker.BucketOwners)
 			}
-			if entry == nil || entry.Operation() != jetstream.KeyValuePut || strings.HasPrefix(entry.Key(), sweeperKeys) {
+			if entry == nil || entry.Operation() != jetstream.KeyValuePut {
 				continue // nil: all that was there has been told
 			}
 			l := lease{key: entry.Key(), at: entry.Created()}
 			if err := json.Unmarshal(entry.Value(), &l); err != nil {
 				return fmt.Errorf("lease %s: %w", l.key, err)
 			}
-			leases.Add(l)
+			f.leases.Add(l)
 		}
 	}
 }
@@ -69,7 +68,8 @@ type takeover struct {
 	// begun is when the owner was killed, frozen or asked to end.
 	begun time.Time
 	// renewed is when the old owner's lease was last written before it was
-	// released or ran out; released when it was released, zero when it was not.
+	// released or ran out; released when it was released, zero when it was not or
+	// was taken before that was seen.
 	renewed, released time.Time
 	// taken is when the new owner took the account, owned when it had the
 	// destination too.

@@ -14,6 +14,7 @@ import (
 	"attentive.internal/deploy/allinone/account"
 	"attentive.internal/deploy/bench/receiver"
 	"attentive.internal/deploy/process"
+	"attentive.internal/pkg/config"
 )
 
 // replica is a running worker.
@@ -96,6 +97,21 @@ func (f *fleet) configure(r *replica) error {
 			return err
 		}
 	}
+	return f.join(r)
+}
+
+// join fails unless the replica's configuration names the account of the others.
+func (f *fleet) join(r *replica) error {
+	cfg, err := config.Load(r.config)
+	if err != nil {
+		return err
+	}
+	destination, _ := cfg.Destination(f.destination)
+	credential, _ := cfg.Credential(destination.Credential)
+	if f.account != "" && credential.Account() != f.account {
+		return fmt.Errorf("%s names another account than the other replicas do", r.config)
+	}
+	f.account = credential.Account()
 	return nil
 }
 
