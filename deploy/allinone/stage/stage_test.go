@@ -217,7 +217,7 @@ func TestAddressesStay(t *testing.T) {
 	}
 }
 
-// reloaded returns once a worker has taken over the changed configuration, as its
+// reloaded returns once both workers have taken over the changed configuration, as their
 // log says: nothing that it does for others shows it.
 func (r *running) reloaded(t *testing.T) {
 	t.Helper()
