@@ -153,19 +153,18 @@ func judgeUploads(ctx context.Context, e *exercise) error {
 	if err := e.idle(ctx); err != nil {
 		return err
 	}
-	body, err := get(ctx, e.receiver.Control+"/_sandbox/segments")
-	if err != nil {
+	if err := until(ctx, "files that the receiver reads", e.ingested); err != nil {
 		return err
 	}
 	var segments []ingest.Segment
-	if err := json.Unmarshal(body, &segments); err != nil {
-		return fmt.Errorf("segments of the receiver: %w", err)
+	if err := e.view(ctx, "segments", &segments); err != nil {
+		return err
 	}
 	kv, err := e.conn.JS.KeyValue(ctx, broker.BucketLedger)
 	if err != nil {
 		return err
 	}
-	faults := []error{e.buried(ctx), e.left()}
+	faults := []error{e.buried(ctx)}
 	entries := ledger.New(kv)
 	for _, job := range e.uploads.jobs {
 		faults = append(faults, judgeSegment(job, segments))
@@ -193,8 +192,9 @@ func judgeSegment(job upload, segments []ingest.Segment) error {
 	return fmt.Errorf("loss: segment %s was never published", job.segment)
 }
 
-// left fails when there are files in the receiver's folder that nobody will publish.
-func (e *exercise) left() error {
+// ingested fails until the receiver has read all files in its folder, and while
+// one lies there that nobody will publish.
+func (e *exercise) ingested(ctx context.Context) error {
 	files, err := os.ReadDir(filepath.Join(e.dir, "receiver", "sftp", "uploads"))
 	if err != nil {
 		return err
@@ -203,6 +203,25 @@ func (e *exercise) left() error {
 		if strings.HasPrefix(file.Name(), ".") {
 			return fmt.Errorf("%s was left behind", file.Name())
 		}
+	}
+	var read []ingest.File
+	if err := e.view(ctx, "files", &read); err != nil {
+		return err
+	}
+	if len(read) != len(files) {
+		return fmt.Errorf("%d of %d", len(read), len(files))
+	}
+	return nil
+}
+
+// view reads a view of the receiver's sandbox.
+func (e *exercise) view(ctx context.Context, name string, into any) error {
+	body, err := get(ctx, e.receiver.Control+"/_sandbox/"+name)
+	if err == nil {
+		err = json.Unmarshal(body, into)
+	}
+	if err != nil {
+		return fmt.Errorf("%s of the receiver: %w", name, err)
 	}
 	return nil
 }
