@@ -14,11 +14,13 @@ import (
 	"time"
 
 	"attentive.internal/deploy/allinone/account"
+	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // quiet lists the panels that show nothing while all is well, and why. They are
@@ -307,9 +309,12 @@ func (s *server) moved(series string) {
 // is to be seen. It returns what is kept of the failures.
 func breakDown(r *relay, s *server) (letters string) {
 	expiringKey(r, s)
-	// A source that cannot be read is the job's fault ...
+	// A source that cannot be read is the job's fault, which waits for room ...
+	roomy := r.ceiling(1)
 	broken := r.write("broken.csv", "mobile\n+12065550111\n\"+12065550112\n")
 	r.publish(contract.JobSubject(contract.Segment, account.Segments), segmentJob("Broken", broken))
+	s.expect(1, query(r.t, s, "RelayDeadLettersFull"))
+	r.ceiling(roomy)
 	await(r.t, "the dead letter of a segment", func() error {
 		if list := r.command(0, "segment-worker", "dead-letters", "list"); !strings.Contains(list, "source_unreadable") {
 			return errors.New(list)
@@ -322,6 +327,9 @@ func breakDown(r *relay, s *server) (letters string) {
 	r.command(3, "attributes-worker", "send", "--destination", account.Attributes, "--name", "Refused", "--file", refused)
 	r.command(0, "attributes-worker", "dead-letters", "list", "--reason", "rejected")
 	letters = r.deadLetters()
+	// Nobody has a destination of this name ...
+	r.publish(contract.JobSubject(contract.Segment, elsewhere), segmentJob("Elsewhere", broken))
+	s.expect(1, `relay_unclaimed_messages{kind="segment"} == 1`)
 	// A subscribe without an answer is looked up ...
 	r.sandbox("POST", "faults", `{"endpoint": "POST /v1/subscriptions", "cut": true, "executed": true, "times": 1}`)
 	r.profile(contract.Subscribe, "+12065550115", `"subscribe": {}`)
@@ -346,9 +354,28 @@ func breakDown(r *relay, s *server) (letters string) {
 		"RelayBlocked attributes acme-attributes", "RelayBlocked segment acme-segments",
 		"RelayBlocked subscribe acme-attributes", "RelayBlocked unsubscribe acme-attributes",
 		"RelayDeadLetters attributes acme-attributes", "RelayDeadLetters segment acme-segments",
-		"RelayKeyExpires acme-segments",
+		"RelayKeyExpires acme-segments", "RelayUnclaimed segment",
 	)
 	return letters
+}
+
+// elsewhere is no destination.
+const elsewhere = "elsewhere"
+
+// ceiling changes how many bytes of dead letters there may be, and returns how
+// many there were allowed before.
+func (r *relay) ceiling(bytes int64) (before int64) {
+	r.t.Helper()
+	stream, err := r.conn.JS.Stream(r.t.Context(), broker.StreamDead)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	cfg := stream.CachedInfo().Config
+	before, cfg.MaxBytes = cfg.MaxBytes, bytes
+	if _, err := r.conn.JS.UpdateStream(r.t.Context(), cfg); err != nil {
+		r.t.Fatal(err)
+	}
+	return before
 }
 
 // profile publishes an update of one subscriber.
@@ -402,6 +429,14 @@ func repair(r *relay, s *server) {
 	r.command(0, "segment-worker", "dead-letters", "show", fmt.Sprint(letter.ID))
 	r.command(0, "segment-worker", "dead-letters", "replay", fmt.Sprint(letter.ID))
 	r.command(0, "attributes-worker", "dead-letters", "replay", "--all", "--reason", "rejected")
+	jobs, err := r.conn.JS.Stream(r.t.Context(), broker.StreamJobs)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if err := jobs.Purge(r.t.Context(), jetstream.WithPurgeSubject(contract.JobSubject(contract.Segment, elsewhere))); err != nil {
+		r.t.Fatal(err)
+	}
+	s.expect(0, `relay_unclaimed_messages > 0`)
 	s.expect(0, `relay_blocked > 0`)
 	s.expect(0, `relay_queue_depth > 0`)
 	s.expect(0, `relay_dead_letters > 0`)
