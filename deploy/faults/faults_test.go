@@ -72,3 +72,13 @@ func everything() plant.Layout {
 		Ceilings: plant.Ceilings{Attributes: 30, Subscribe: 8, Unsubscribe: 4},
 	}
 }
+
+// TestStories plays what happens to an operator, one thing after the other: side
+// by side with TestPromises, they fit on two cores.
+func TestStories(t *testing.T) {
+	t.Parallel()
+	t.Run("attributes", func(t *testing.T) { scenariosOf(t, plant.Attributes) })
+	t.Run("segment", func(t *testing.T) { scenariosOf(t, plant.Segment) })
+	t.Run("move", move)
+	t.Run("fair share", fairShare)
+}

@@ -3,17 +3,19 @@ package faults_test
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"attentive.internal/deploy/faults/load"
 	"attentive.internal/deploy/faults/plant"
+	"attentive.internal/pkg/sandbox/api"
 )
 
-// TestMove: destinations of both workers move to other credentials and back,
-// with work waiting and in flight. All of it arrives, once, in order.
-func TestMove(t *testing.T) {
-	t.Parallel()
+// move: destinations of both workers move to other credentials and back, with
+// work waiting and in flight. All of it arrives, once, in order.
+func move(t *testing.T) {
 	here := plant.Layout{
 		Lease:    2 * time.Second,
 		SFTP:     [][]plant.Destination{{{ID: "seg-a"}, {ID: "seg-b"}}, {{ID: "seg-c"}}},
@@ -30,13 +32,14 @@ func TestMove(t *testing.T) {
 	})
 	r.connect(load.Config{Seed: 3, Backlog: 200})
 	r.publish()
-	for _, layout := range []plant.Layout{there, here, there} {
-		r.advance(10, 150)
+	r.advance(10, 150)
+	for i, layout := range []plant.Layout{there, here, there} {
 		if err := r.Configure(layout); err != nil {
 			t.Fatal(err)
 		}
+		r.goesTo("seg-b", "att-b", (i+1)%2)
+		r.advance(5, 100)
 	}
-	r.advance(10, 150)
 	r.quiet()
 	if err := r.drained(time.Minute); err != nil {
 		t.Error(err)
@@ -46,8 +49,40 @@ func TestMove(t *testing.T) {
 	for _, v := range verdict.Violations {
 		t.Error(v)
 	}
-	if len(r.Sandboxes[0].Files().Phones("seg-bQ0")) == 0 || len(r.Sandboxes[1].Files().Phones("seg-bQ0")) == 0 {
-		t.Error("the destination has not sent to both places")
+}
+
+// goesTo waits until the next file and the next call of two destinations arrive
+// at the n-th SFTP server and with the n-th key.
+func (r *run) goesTo(segments, attributes string, n int) {
+	r.t.Helper()
+	since := time.Now()
+	err := until(r.t.Context(), patience, func(context.Context) error {
+		for _, f := range r.Sandboxes[n].Files().Files() {
+			if strings.HasPrefix(f.Name, segments+"_") && f.Received.After(since) {
+				return nil
+			}
+		}
+		return fmt.Errorf("no file of %s arrives at server %d", segments, n)
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	emails := make(map[string]bool)
+	for _, u := range r.load.Book.Updates() {
+		if u.Destination == attributes {
+			emails[u.Person.Email] = true
+		}
+	}
+	err = until(r.t.Context(), patience, func(context.Context) error {
+		for _, a := range slices.Backward(r.Sandboxes[0].API().Arrivals()) {
+			if a.Key == plant.KeyID(n) && a.At.After(since) && slices.ContainsFunc(a.Who, func(id api.Identity) bool { return emails[id.Value] }) {
+				return nil
+			}
+		}
+		return fmt.Errorf("no call of %s arrives with key %d", attributes, n)
+	})
+	if err != nil {
+		r.t.Fatal(err)
 	}
 }
 

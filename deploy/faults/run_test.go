@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -66,14 +67,28 @@ func programs(t *testing.T) map[plant.Worker]string {
 	return built
 }
 
+// node returns this program, to run a broker node, but never one that looks for
+// races: the broker is not what is tested, and has to keep up.
+func node(t *testing.T) string {
+	t.Helper()
+	if !instrumented {
+		self, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return self
+	}
+	built := filepath.Join(t.TempDir(), "node")
+	if out, err := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", built, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build a broker node: %v\n%s", err, out)
+	}
+	return built
+}
+
 // start starts a plant, and what watches it, until the end of the test.
 func start(t *testing.T, cfg plant.Config) *run {
 	t.Helper()
-	node, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.Dir, cfg.Node = t.TempDir(), node
+	cfg.Dir, cfg.Node = t.TempDir(), node(t)
 	if *keepFlag != "" {
 		cfg.Dir = filepath.Join(*keepFlag, strings.ReplaceAll(t.Name(), "/", "-"))
 		if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {

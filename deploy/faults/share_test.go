@@ -12,10 +12,9 @@ import (
 	"attentive.internal/deploy/faults/plant"
 )
 
-// TestFairShare: of twelve accounts each of three replicas owns four; those of
-// one that is killed are spread over the others, and it gets its share back.
-func TestFairShare(t *testing.T) {
-	t.Parallel()
+// fairShare: of twelve accounts each of three replicas owns four; those of one
+// that is killed are spread over the others, and it gets its share back.
+func fairShare(t *testing.T) {
 	layout := plant.Layout{Lease: 2 * time.Second, Ceilings: plant.Ceilings{Attributes: 10, Subscribe: 10, Unsubscribe: 5}}
 	for i := range 12 {
 		layout.API = append(layout.API, []plant.Destination{{ID: fmt.Sprintf("att-%d", i)}})

@@ -63,11 +63,11 @@ func newWorld() *world {
 	}
 	w.send("one", time.Second)
 	w.send("two", time.Minute+time.Second)
-	w.lease(0, "x", 1, false)
-	w.lease(time.Second, "x", 1, false)
-	w.lease(3*time.Second, "y", 2, false)
-	w.lease(4*time.Second, "y", 2, true)
-	w.lease(4*time.Second, "z", 3, false)
+	w.lease(0, `{"writer": "x", "epoch": 1, "lease": 2000000000}`)
+	w.lease(time.Second, `{"writer": "x", "epoch": 1, "lease": 2000000000}`)
+	w.lease(3*time.Second, `{"writer": "y", "epoch": 2, "lease": 2000000000, "orphaned": true}`)
+	w.lease(4*time.Second, `{"writer": "y", "epoch": 2, "lease": 2000000000, "orphaned": true, "released": true}`)
+	w.lease(4*time.Second, `{"writer": "z", "epoch": 3, "lease": 2000000000}`)
 	return w
 }
 
@@ -102,8 +102,7 @@ func (w *world) send(replica string, after time.Duration) {
 	w.Sends = append(w.Sends, plant.Send{At: at(after), Replica: replica, Call: string(api.SetAttributes)})
 }
 
-func (w *world) lease(after time.Duration, writer string, epoch int, released bool) { //nolint:revive // released is what is stored
-	value := fmt.Sprintf(`{"writer": %q, "epoch": %d, "lease": 2000000000, "released": %v}`, writer, epoch, released)
+func (w *world) lease(after time.Duration, value string) {
 	w.Leases = append(w.Leases, judge.Lease{Key: "account.api-1", Stored: at(after), Value: []byte(value)})
 }
 
@@ -218,10 +217,13 @@ func TestJudge(t *testing.T) {
 		{"a call is nobody's", func(_ *testing.T, w *world) { w.send("three", time.Second) }, judge.Owner, "never owned the account"},
 		{"a call has no key", func(_ *testing.T, w *world) { w.Sends[0].Account = -1 }, judge.Owner, "without a key"},
 		{"a lease is taken too early", func(_ *testing.T, w *world) {
-			w.lease(5*time.Second, "a", 4, false)
+			w.lease(5*time.Second, `{"writer": "a", "epoch": 4, "lease": 2000000000, "orphaned": true}`)
 		}, judge.Owner, "was taken 1s after it was renewed"},
+		{"a lease is taken after a release that was not seen", func(_ *testing.T, w *world) {
+			w.lease(5*time.Second, `{"writer": "a", "epoch": 4, "lease": 2000000000}`)
+		}, "", ""},
 		{"an epoch is there again", func(_ *testing.T, w *world) {
-			w.lease(9*time.Second, "a", 3, false)
+			w.lease(9*time.Second, `{"writer": "a", "epoch": 3, "lease": 2000000000, "orphaned": true}`)
 		}, judge.Owner, "epoch 3 follows epoch 3"},
 		{"an announcement is no lease", func(_ *testing.T, w *world) {
 			w.Leases = append(w.Leases, judge.Lease{Key: "replica.one", Value: []byte("hello")})

@@ -19,12 +19,14 @@ type entry struct {
 	Epoch    uint64        `json:"epoch"`
 	Lease    time.Duration `json:"lease"`
 	Released bool          `json:"released"`
+	// Orphaned says that what was replaced had not been released.
+	Orphaned bool `json:"orphaned"`
 }
 
 // leases judges that nobody takes what another has not released before a lease
-// has passed since its last renewal, and that epochs of a key grow. Between two
-// entries that were seen others may have been missed; that excuses nothing that
-// is found here.
+// has passed since its last renewal, and that epochs of a key grow. The bucket
+// keeps the newest entry of a key only, so some are never seen: a renewal, which
+// would make the next owner look patient, or a release, of which the next tells.
 func (v *Verdict) leases(e Evidence) {
 	type known struct {
 		entry
@@ -50,7 +52,7 @@ func (v *Verdict) leases(e Evidence) {
 		if now.Epoch <= before.Epoch {
 			v.add(Owner, "lease %s: epoch %d follows epoch %d", l.Key, now.Epoch, before.Epoch)
 		}
-		if age := now.at.Sub(before.at); !before.Released && age < before.Lease {
+		if age := now.at.Sub(before.at); now.Orphaned && age < before.Lease {
 			v.add(Owner, "lease %s was taken %v after it was renewed, although it lasts %v", l.Key, age, before.Lease)
 		}
 	}
