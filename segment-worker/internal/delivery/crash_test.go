@@ -69,9 +69,8 @@ func (m misfortune) moment() queuetest.Moment {
 // segment is published once, whole and right, and nothing else is left.
 func TestEveryOperationFails(t *testing.T) {
 	t.Parallel()
-	server := queuetest.Start(t)
 	key := newReceiver(t)
-	calm := newStory(t, server, key, "calm")
+	calm := newStory(t, queuetest.Start(t), key, "calm")
 	calm.tell(nil)
 	want := []sftptest.Op{
 		sftptest.OpList,
@@ -106,21 +105,13 @@ func TestEveryOperationFails(t *testing.T) {
 		stories = append(stories, []misfortune{first, second})
 	}
 
-	// Side by side, because most of the time they wait for a lease to run out.
-	var running sync.WaitGroup
-	defer running.Wait()
-	slots := make(chan struct{}, 64)
-	for i, misfortunes := range stories {
-		slots <- struct{}{}
-		running.Go(func() {
-			defer func() { <-slots }()
-			t.Run(fmt.Sprint(misfortunes), func(t *testing.T) {
-				s := newStory(t, server, key, fmt.Sprintf("d%d", i))
-				s.takes = i%2 == 0
-				s.tell(misfortunes)
-			})
+	sideBySide(t, len(stories), func(server *queuetest.Server, i int) {
+		t.Run(fmt.Sprint(stories[i]), func(t *testing.T) {
+			s := newStory(t, server, key, fmt.Sprintf("d%d", i))
+			s.takes = i%2 == 0
+			s.tell(stories[i])
 		})
-	}
+	})
 }
 
 // newReceiver makes the key that files are encrypted to.
@@ -154,15 +145,22 @@ type story struct {
 
 func newStory(t *testing.T, server *queuetest.Server, key *openpgp.Entity, destination string) *story {
 	t.Helper()
-	s := &story{place: at(t, server, destination), key: key, published: map[string]string{}}
-	var public bytes.Buffer
-	if err := key.Serialize(&public); err != nil {
-		t.Fatal(err)
-	}
-	s.file("receiver.asc", public.String())
+	s := &story{place: at(t, server, destination), published: map[string]string{}}
+	s.receiver(key)
 	s.settings, s.identifier, s.columns = "pgp: {keys: [receiver.asc]}", "email", "email: email"
 	s.domain = destination // nobody else changes its numbers
 	return s
+}
+
+// receiver has files encrypted to a key from now on.
+func (s *story) receiver(key *openpgp.Entity) {
+	s.t.Helper()
+	s.key = key
+	var public bytes.Buffer
+	if err := key.Serialize(&public); err != nil {
+		s.t.Fatal(err)
+	}
+	s.file("receiver.asc", public.String())
 }
 
 // tell has a job delivered while the misfortunes happen, at most one of them

@@ -91,7 +91,9 @@ func (k *keptFile) Write(p []byte) (int, error) {
 func (k *keptFile) Close() error {
 	u := k.upload
 	if k.sum != k.file.Plain {
-		return u.differs(k.file)
+		u.stale = true
+		return fmt.Errorf("part %d of segment %q would differ from the file that an earlier attempt uploaded: settings have changed, and everything is uploaded again",
+			k.file.Part, k.file.Segment)
 	}
 	if t, _ := parseTemporary(k.file.Temporary); t.epoch != u.run.Tenure.Epoch() {
 		name := u.newName()
@@ -103,13 +105,6 @@ func (k *keptFile) Close() error {
 	delete(u.whole, k.file.slot)
 	u.files = append(u.files, k.file)
 	return nil
-}
-
-// differs is a job that is not what it was in an earlier attempt.
-func (u *upload) differs(f file) error {
-	u.stale = true
-	return fmt.Errorf("part %d of segment %q would differ from the file that an earlier attempt uploaded: settings have changed, and everything is uploaded again",
-		f.Part, f.Segment)
 }
 
 // abandon ends an attempt that failed with err. What it cannot do or reach, the

@@ -66,6 +66,31 @@ func newPlace(t *testing.T) *place {
 	return at(t, queuetest.Start(t), "acme")
 }
 
+// sideBySide calls run for 0 to n-1, several at a time, because most of the time
+// they wait. Each broker serves a few of them: all workers of a broker hear of
+// each other.
+func sideBySide(t *testing.T, n int, run func(server *queuetest.Server, i int)) {
+	t.Helper()
+	const brokers, each = 12, 2
+	next := make(chan int)
+	var running sync.WaitGroup
+	defer running.Wait()
+	for range min(brokers, n) {
+		server := queuetest.Start(t)
+		for range each {
+			running.Go(func() {
+				for i := range next {
+					run(server, i)
+				}
+			})
+		}
+	}
+	for i := range n {
+		next <- i
+	}
+	close(next)
+}
+
 // at returns a place at a broker that others may share, under other
 // destinations.
 func at(t *testing.T, s *queuetest.Server, destinations ...string) *place {

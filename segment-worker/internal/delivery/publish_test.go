@@ -210,6 +210,23 @@ func TestSweep(t *testing.T) {
 	}
 }
 
+// TestLeftoversOfAnotherUser: what may not be removed is in nobody's way.
+func TestLeftoversOfAnotherUser(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	id := p.three()
+	left := ".relay.1.acme." + id + ".1"
+	if err := os.WriteFile(p.sftp.Path(sftptest.Folder+"/"+left), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.refuse(sftptest.OpRemove, sftp.ErrSSHFxPermissionDenied)
+	p.start()
+	p.reaches(id, ledger.Succeeded)
+	if got, want := slices.Sorted(maps.Keys(p.files())), []string{left, name(1), name(2), name(3)}; !slices.Equal(got, want) {
+		t.Errorf("files %v, want %v", got, want)
+	}
+}
+
 // TestAnotherDestinationsUploadIsNotSwept: two destinations of one account share
 // a folder and work side by side.
 func TestAnotherDestinationsUploadIsNotSwept(t *testing.T) {

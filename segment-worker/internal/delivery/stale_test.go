@@ -238,6 +238,21 @@ type hand struct {
 	fence  func(*owner.Tenure) func(net.Conn) net.Conn
 }
 
+// byHand runs such a worker, which gives its job no time when it is stopped.
+func (p *place) byHand() (stop func()) {
+	p.t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(p.t.Context()))
+	h := hand{config: filepath.Join(p.dir, p.config), log: p.log, fence: func(tenure *owner.Tenure) func(net.Conn) net.Conn { return tenure.Conn }}
+	var running sync.WaitGroup
+	running.Go(func() { h.run(ctx, p.t) })
+	stop = func() {
+		cancel()
+		running.Wait()
+	}
+	p.t.Cleanup(stop)
+	return stop
+}
+
 // run works the first destination of the configuration until ctx ends.
 func (h hand) run(ctx context.Context, t *testing.T) {
 	cfg, err := config.Load(h.config)

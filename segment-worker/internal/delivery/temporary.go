@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/ledger"
 	"attentive.internal/segment-worker/internal/remote"
 )
@@ -72,7 +73,12 @@ func (d *Delivery) sweep(ctx context.Context, r *Run, s *remote.Session, kept dr
 		if needed {
 			continue
 		}
-		if err := s.Remove(ctx, info.Name()); err != nil {
+		err = s.Remove(ctx, info.Name())
+		if fault.ClassOf(err) == fault.Blocked && s.Alive() {
+			r.Log().Warn("temporary file cannot be removed and is left", "file", info.Name(), "err", err)
+			continue // another user's, say: it is in nobody's way
+		}
+		if err != nil {
 			return nil, err
 		}
 	}

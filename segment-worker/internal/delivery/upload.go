@@ -74,9 +74,6 @@ func (u *upload) segments(ctx context.Context, request request) error {
 			return err
 		}
 	}
-	for _, f := range u.whole {
-		return u.differs(f)
-	}
 	return nil
 }
 
