@@ -3,6 +3,7 @@ package attributesworker_test
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,8 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,9 +39,15 @@ import (
 // configEnv makes this test program a worker, which calls can kill.
 const configEnv = "ATTRIBUTES_TEST_CONFIG"
 
+// TestMain runs a worker, or the tests: more of them at a time than there are
+// processors, because they wait for leases and limits far more than they compute.
 func TestMain(m *testing.M) {
 	file := os.Getenv(configEnv)
 	if file == "" {
+		flag.Parse()
+		if parallel := flag.Lookup("test.parallel").Value; parallel.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+			_ = parallel.Set("6") // a number
+		}
 		os.Exit(m.Run())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
