@@ -42,5 +42,9 @@ func checkKey(ctx context.Context, credential config.Credential) cli.Trial {
 	}
 	trial.Outcome = cli.Passed
 	trial.Detail = fmt.Sprintf("%s: the key belongs to company %q, domain %q", credential.API.BaseURL, owner.Company, owner.Domain)
+	if owner.CompanyID == "" {
+		trial.Outcome = cli.Warning
+		trial.Detail += "; its companyId is not told, and without it nobody is subscribed or unsubscribed: use another key"
+	}
 	return trial
 }

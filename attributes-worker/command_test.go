@@ -3,6 +3,9 @@ package attributesworker_test
 import (
 	"bytes"
 	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -80,6 +83,11 @@ func TestCheckCommand(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.execute([]string{"check"}, 0, "ok       credential acme-api: api key: "+r.sandbox.APIURL(), "the key belongs to company")
+	silent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"companyName": "Acme"}`) // a client that is gone is no failure
+	}))
+	defer silent.Close()
+	r.also(r.sandbox.APIURL(), silent.URL).execute([]string{"check"}, 0, "warning  credential acme-api: api key: "+silent.URL, "companyId")
 	r.file("key", "revoked")
 	r.execute([]string{"check"}, 1, "failed   credential acme-api: api key: "+r.sandbox.APIURL(), "401")
 	r.file("key", sandboxtest.Token)

@@ -88,7 +88,7 @@ func (w *Watch) Run(ctx context.Context) error {
 	defer ticker.Stop()
 	failing := false
 	for {
-		err := w.look(ctx)
+		err := w.Look(ctx)
 		if err != nil && !failing && ctx.Err() == nil {
 			w.Log.Warn("look at the jobs being sent", "destination", w.destination, "err", err)
 		}
@@ -136,18 +136,23 @@ func (w *Watch) retell(ctx context.Context, events jetstream.Stream, record *led
 	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
 		return fmt.Errorf("read the last event of job %s: %w", id, err)
 	}
-	if err == nil {
-		e := &attentivev1.JobEvent{}
-		if contract.Decode(last.Header, last.Data, e) != nil || e.GetState() == ledger.Succeeded.Event() {
-			return nil // of a newer worker, or told
-		}
+	if err != nil || !success(last) {
+		w.tell(ctx, record, record.Entry().Progress, delivered(record.Entry().Progress))
 	}
-	w.tell(ctx, record, record.Entry().Progress, delivered(record.Entry().Progress))
 	return nil
 }
 
-// look looks at every job once.
-func (w *Watch) look(ctx context.Context) error {
+// success reports whether an event tells of success, as far as it can be read: one
+// of a newer worker may.
+func success(m *jetstream.RawStreamMsg) bool {
+	e := &attentivev1.JobEvent{}
+	err := contract.Decode(m.Header, m.Data, e)
+	return err != nil || e.GetState() == ledger.Succeeded.Event()
+}
+
+// Look looks at every job once, those that an earlier owner left included. It is
+// not to be called while Run runs.
+func (w *Watch) Look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, lookTimeout, errors.New("the broker did not answer in time"))
 	defer cancel()
 	if w.profiles == nil {
