@@ -49,6 +49,9 @@ func (f *fleet) add(ctx context.Context) (err error) {
 // start starts a process with a configuration and a spelling of its own.
 func (f *fleet) start(ctx context.Context) (*replica, error) {
 	f.started++
+	if f.started >= receiver.Spellings {
+		return nil, fmt.Errorf("%d replicas were started, and their calls cannot be told apart any more", f.started)
+	}
 	r := &replica{sender: receiver.Spelling(f.started)}
 	var err error
 	if r.ops, err = process.FreeAddress(ctx); err != nil {

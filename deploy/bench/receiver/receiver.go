@@ -44,7 +44,10 @@ type Arrival struct {
 // Call reports whether a is a call.
 func (a Arrival) Call() bool { return a.Sender != "" }
 
-// Spelling returns the n-th way to write localhost, for n below 512.
+// Spellings is how many ways there are to write localhost.
+const Spellings = 1 << len("localhost")
+
+// Spelling returns the n-th way to write localhost, for n below [Spellings].
 func Spelling(n int) string {
 	name := []byte("localhost")
 	for i := range name {
