@@ -1,8 +1,9 @@
+//go:build long
+
 package faults_test
 
 import (
 	"encoding/json"
-	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,8 +13,6 @@ import (
 
 	"attentive.internal/deploy/faults/plant"
 )
-
-var mutantsFlag = flag.Bool("mutants", false, "take out what keeps each promise, one at a time, and see the suite fail")
 
 // mutant is the relay with one thing left out.
 type mutant struct {
@@ -64,11 +63,8 @@ func mutants() []mutant {
 }
 
 // TestMutants leaves out what each promise hangs on: the story about it must
-// then end badly.
+// then end badly. It builds and runs the workers once for each mutant.
 func TestMutants(t *testing.T) {
-	if !*mutantsFlag {
-		t.Skip("builds and runs the workers once for each mutant; use -mutants")
-	}
 	for _, m := range mutants() {
 		t.Run(m.name, func(t *testing.T) {
 			built := m.build(t)

@@ -1,3 +1,5 @@
+//go:build long
+
 package faults_test
 
 import (
@@ -10,14 +12,11 @@ import (
 	"attentive.internal/deploy/faults/plant"
 )
 
-var rollingFlag = flag.Duration("rolling", 0, "for how long to restart replicas one after the other; a minute shows it, ten prove it")
+var rollingFlag = flag.Duration("rolling", time.Minute, "for how long to restart replicas one after the other; a minute shows it, ten prove it")
 
 // TestRollingRestart: one replica restarted every 20 s costs at most a tenth of
-// what both workers do undisturbed.
+// what both workers do undisturbed. It needs a quiet machine.
 func TestRollingRestart(t *testing.T) {
-	if *rollingFlag == 0 {
-		t.Skip("compares throughputs, which takes a while and a quiet machine; use -rolling 1m")
-	}
 	const every, most = 20 * time.Second, 0.10
 	layout := everything()
 	r := start(t, plant.Config{
