@@ -74,7 +74,7 @@ func (c *Consumer) investigate(ctx context.Context, stream jetstream.Stream, inf
 	}
 	var found record
 	var solved []death
-	done := max(info.AckFloor.Stream, stream.CachedInfo().State.FirstSeq-1)
+	done := max(info.AckFloor.Stream+1, stream.CachedInfo().State.FirstSeq) - 1
 	err = cas.Change(ctx, kv, "crash.queue."+c.name(), func(r *record) error {
 		if solved = nil; done >= r.Until {
 			solved, *r = r.Deaths, record{}
