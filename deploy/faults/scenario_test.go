@@ -98,7 +98,7 @@ func (r *run) tell(s scenario) (wrong []string) {
 }
 
 // patience is how long a step of a story may take.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // tenures returns the ownerships of the only account.
 func (r *run) tenures() (all []plant.Tenure) {

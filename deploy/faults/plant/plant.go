@@ -13,20 +13,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
 	"attentive.internal/deploy/faults/wire"
-	"attentive.internal/pkg/backoff"
-	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/sandbox"
-	"attentive.internal/pkg/sandbox/api"
 )
 
 // nodes of the broker.
@@ -111,145 +106,6 @@ func (p *Plant) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return errors.Join(append(errs, p.broken...)...)
-}
-
-func (p *Plant) startBroker(ctx context.Context) error {
-	base := 12_000 + rand.IntN(1500)*10
-	var ports []int
-	for range 3 * nodes {
-		port, err := fixedPort(ctx, base)
-		if err != nil {
-			return err
-		}
-		ports = append(ports, port)
-		base = port + 1
-	}
-	for i := range nodes {
-		n := &Node{Name: fmt.Sprintf("node-%d", i), program: p.cfg.Node}
-		n.cfg = nodeConfig{
-			Name: n.Name, Dir: filepath.Join(p.cfg.Dir, n.Name),
-			Port: ports[i], RoutePort: ports[nodes+i], AdminPort: ports[2*nodes+i], Routes: ports[nodes : 2*nodes],
-		}
-		p.Nodes = append(p.Nodes, n)
-		if err := n.Start(ctx); err != nil {
-			return err
-		}
-	}
-	return p.ensure(ctx)
-}
-
-// ensure has the broker keep everything on all nodes.
-func (p *Plant) ensure(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("the broker is not ready within a minute"))
-	defer cancel()
-	conn, err := p.Connect(ctx, "plant")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // all is stored
-	for {
-		err := conn.Ensure(ctx, broker.Settings{Replicas: nodes})
-		if err == nil {
-			return nil
-		}
-		// A new cluster has a leader before it has all its members.
-		if backoff.Sleep(ctx, 100*time.Millisecond) != nil {
-			return err
-		}
-	}
-}
-
-// Connect connects to the broker past all wires.
-func (p *Plant) Connect(ctx context.Context, name string) (*broker.Conn, error) {
-	var urls []string
-	for _, n := range p.Nodes {
-		urls = append(urls, "nats://"+n.Address())
-	}
-	log := slog.New(slog.DiscardHandler)
-	for {
-		// JetStream may have no leader yet, and then does not answer.
-		once, done := context.WithTimeout(ctx, 3*time.Second)
-		conn, err := broker.Connect(once, broker.Options{URL: strings.Join(urls, ","), Name: name}, log)
-		done()
-		if err == nil {
-			return conn, nil
-		}
-		if backoff.Sleep(ctx, 100*time.Millisecond) != nil {
-			return nil, err
-		}
-	}
-}
-
-func (p *Plant) startSandboxes(ctx context.Context) error {
-	var keys []sandbox.APIKey
-	limits := make(map[api.Endpoint]int)
-	for i := range p.cfg.Layout.API {
-		keys = append(keys, sandbox.APIKey{ID: KeyID(i), Token: token(i), Scopes: []string{
-			api.ScopeAttributes, api.ScopeSubscriptions, api.ScopeReadSubscriptions,
-		}})
-	}
-	for _, e := range []api.Endpoint{api.SetAttributes, api.Subscribe, api.Unsubscribe, api.GetSubscriptions} {
-		// What a frozen network lets go at once is not the sender's haste: rates
-		// are judged by when calls were sent.
-		limits[e] = 10_000
-	}
-	for i := range max(len(p.cfg.Layout.SFTP), 1) {
-		s, err := sandbox.New(sandbox.Config{
-			Data: p.sandboxDir(i), Keys: keys, Limits: limits, ArrivalLog: 2_000_000,
-			SignUpUnits: []sandbox.SignUpUnit{{ID: Unit}}, Username: "relay", Passphrase: passphrase,
-		})
-		if err != nil {
-			return err
-		}
-		if err := s.Listen(ctx); err != nil {
-			return err
-		}
-		p.Sandboxes = append(p.Sandboxes, s)
-		p.work.Go(func() { p.fail(s.Run(ctx)) })
-	}
-	return nil
-}
-
-func (p *Plant) sandboxDir(i int) string {
-	return filepath.Join(p.cfg.Dir, fmt.Sprintf("sandbox-%d", i))
-}
-
-func (p *Plant) publicKey(i int) string { return filepath.Join(p.sandboxDir(i), "pgp-public.asc") }
-
-// Uploads is the folder that the files of an SFTP account arrive in.
-func (p *Plant) Uploads(account int) string {
-	return filepath.Join(p.sandboxDir(account), "sftp", "uploads")
-}
-
-// openDoors opens the addresses that all replicas share.
-func (p *Plant) openDoors(ctx context.Context) (err error) {
-	if p.api, err = wire.Open(ctx, loopback+":0", p.route(Attributes, 0)); err != nil {
-		return err
-	}
-	for i := range p.cfg.Layout.SFTP {
-		d, err := wire.Open(ctx, loopback+":0", p.route(Segment, i))
-		if err != nil {
-			return err
-		}
-		p.sftp = append(p.sftp, d)
-	}
-	return nil
-}
-
-// route leads a connection over the wire of the replica that it comes from.
-func (p *Plant) route(worker Worker, server int) func(net.Conn) *wire.Wire {
-	return func(c net.Conn) *wire.Wire {
-		peer, err := wire.PeerOf(c)
-		if err != nil {
-			return nil // it has ended
-		}
-		for _, r := range p.Replicas {
-			if r.Worker == worker && peer.Is(r.pid()) {
-				return r.Attentive[server]
-			}
-		}
-		return nil
-	}
 }
 
 // prepare makes all that the replicas need.
@@ -386,46 +242,4 @@ func (p *Plant) Replica(name string) *Replica {
 		}
 	}
 	return nil
-}
-
-// MetaLeader returns the node that leads the cluster.
-func (p *Plant) MetaLeader(ctx context.Context) (*Node, error) {
-	var errs []error
-	for _, n := range p.Nodes {
-		name, err := n.metaLeader(ctx)
-		if err == nil {
-			return p.node(name)
-		}
-		errs = append(errs, err)
-	}
-	return nil, errors.Join(errs...)
-}
-
-// StreamLeader returns the node that leads a stream.
-func (p *Plant) StreamLeader(ctx context.Context, stream string) (*Node, error) {
-	conn, err := p.Connect(ctx, "plant")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // all is read
-	for {
-		once, done := context.WithTimeout(ctx, 2*time.Second)
-		s, err := conn.JS.Stream(once, stream)
-		done()
-		if err == nil && s.CachedInfo().Cluster != nil && s.CachedInfo().Cluster.Leader != "" {
-			return p.node(s.CachedInfo().Cluster.Leader)
-		}
-		if backoff.Sleep(ctx, 100*time.Millisecond) != nil {
-			return nil, fmt.Errorf("stream %s has no leader: %w", stream, err)
-		}
-	}
-}
-
-func (p *Plant) node(name string) (*Node, error) {
-	for _, n := range p.Nodes {
-		if n.Name == name {
-			return n, nil
-		}
-	}
-	return nil, fmt.Errorf("no node is called %q", name)
 }

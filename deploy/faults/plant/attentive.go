@@ -1,0 +1,84 @@
+package plant
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"path/filepath"
+
+	"attentive.internal/deploy/faults/wire"
+	"attentive.internal/pkg/sandbox"
+	"attentive.internal/pkg/sandbox/api"
+)
+
+func (p *Plant) startSandboxes(ctx context.Context) error {
+	var keys []sandbox.APIKey
+	limits := make(map[api.Endpoint]int)
+	for i := range p.cfg.Layout.API {
+		keys = append(keys, sandbox.APIKey{ID: KeyID(i), Token: token(i), Scopes: []string{
+			api.ScopeAttributes, api.ScopeSubscriptions, api.ScopeReadSubscriptions,
+		}})
+	}
+	for _, e := range []api.Endpoint{api.SetAttributes, api.Subscribe, api.Unsubscribe, api.GetSubscriptions} {
+		// What a frozen network lets go at once is not the sender's haste: rates
+		// are judged by when calls were sent.
+		limits[e] = 10_000
+	}
+	for i := range max(len(p.cfg.Layout.SFTP), 1) {
+		s, err := sandbox.New(sandbox.Config{
+			Data: p.sandboxDir(i), Keys: keys, Limits: limits, ArrivalLog: 2_000_000,
+			SignUpUnits: []sandbox.SignUpUnit{{ID: Unit}}, Username: "relay", Passphrase: passphrase,
+		})
+		if err != nil {
+			return err
+		}
+		if err := s.Listen(ctx); err != nil {
+			return err
+		}
+		p.Sandboxes = append(p.Sandboxes, s)
+		p.work.Go(func() { p.fail(s.Run(ctx)) })
+	}
+	return nil
+}
+
+func (p *Plant) sandboxDir(i int) string {
+	return filepath.Join(p.cfg.Dir, fmt.Sprintf("sandbox-%d", i))
+}
+
+func (p *Plant) publicKey(i int) string { return filepath.Join(p.sandboxDir(i), "pgp-public.asc") }
+
+// Uploads is the folder that the files of an SFTP account arrive in.
+func (p *Plant) Uploads(account int) string {
+	return filepath.Join(p.sandboxDir(account), "sftp", "uploads")
+}
+
+// openDoors opens the addresses that all replicas share.
+func (p *Plant) openDoors(ctx context.Context) (err error) {
+	if p.api, err = wire.Open(ctx, loopback+":0", p.route(Attributes, 0)); err != nil {
+		return err
+	}
+	for i := range p.cfg.Layout.SFTP {
+		d, err := wire.Open(ctx, loopback+":0", p.route(Segment, i))
+		if err != nil {
+			return err
+		}
+		p.sftp = append(p.sftp, d)
+	}
+	return nil
+}
+
+// route leads a connection over the wire of the replica that it comes from.
+func (p *Plant) route(worker Worker, server int) func(net.Conn) *wire.Wire {
+	return func(c net.Conn) *wire.Wire {
+		peer, err := wire.PeerOf(c)
+		if err != nil {
+			return nil // it has ended
+		}
+		for _, r := range p.Replicas {
+			if r.Worker == worker && peer.Is(r.pid()) {
+				return r.Attentive[server]
+			}
+		}
+		return nil
+	}
+}
