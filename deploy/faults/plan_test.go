@@ -3,9 +3,11 @@ package faults_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"testing"
 	"time"
 
 	"attentive.internal/deploy/faults/plant"
+	"github.com/google/go-cmp/cmp"
 )
 
 // kind is a kind of fault.
@@ -147,4 +149,48 @@ func length(random *rand.Rand, k kind, lease time.Duration) time.Duration {
 
 func spread(random *rand.Rand, least, most time.Duration) time.Duration {
 	return least + time.Duration(random.Int64N(int64(most-least)))
+}
+
+// A failure is repeated by its seed: the plan must follow from it, and strike
+// everything.
+func TestPlan(t *testing.T) {
+	t.Parallel()
+	a, b := plan(7, 200, everything()), plan(7, 200, everything())
+	if diff := cmp.Diff(a, b); diff != "" {
+		t.Errorf("one seed gives two plans:\n%s", diff)
+	}
+	if cmp.Equal(a, plan(8, 200, everything())) {
+		t.Error("two seeds give one plan")
+	}
+	if len(a) < 200 {
+		t.Errorf("%d faults, want 200", len(a))
+	}
+	kinds := make(map[kind]int)
+	workers := make(map[plant.Worker]int)
+	var last time.Duration
+	for _, f := range a {
+		if f.Kind == "" {
+			continue // the second of two
+		}
+		kinds[f.Kind]++
+		workers[f.Worker]++
+		if f.At < last {
+			t.Errorf("fault %d is before the one before", f.Number)
+		}
+		last = f.At
+		if f.Kind == freeze && f.For <= everything().Lease {
+			t.Errorf("fault %v does not last as long as the lease", f)
+		}
+	}
+	for _, w := range weights() {
+		if kinds[w.kind] == 0 {
+			t.Errorf("no fault of kind %q", w.kind)
+		}
+	}
+	if kinds[restart]+kinds[killMeta]+kinds[killLeader] < 3 {
+		t.Errorf("nodes of the broker are struck %d times", kinds[restart]+kinds[killMeta]+kinds[killLeader])
+	}
+	if workers[plant.Segment] < 60 || workers[plant.Attributes] < 60 {
+		t.Errorf("the faults are spread as %v", workers)
+	}
 }
