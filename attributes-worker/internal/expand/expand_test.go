@@ -74,10 +74,11 @@ func TestEveryRowIsStoredOnceWhereverTheWorkIsStopped(t *testing.T) {
 				<-reached
 				tt.stop(r, w)
 				w.stop()
-				r.work(options{})
+				next := r.work(options{})
 				r.entry(id, ledger.Sending)
 				eventually(t, func() error { return r.noCheckpoint(id) })
 				r.complete(id, manyRows)
+				next.stop()
 			}
 		})
 	}
