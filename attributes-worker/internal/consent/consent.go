@@ -17,8 +17,9 @@
 // the company, and whichever destination asks. Of two operations the one published
 // later is newer: that with the higher place in the stream of profiles, whose
 // sequences never begin anew. Changes are compare-and-set, and may be repeated when
-// their answer was lost; the caller keeps two operations of one person from running
-// at a time in this process.
+// their answer was lost. Two operations of one person meet here, also those of two
+// owners that reach one company with two keys: the later one finds the intent of the
+// earlier one, and waits until it is answered or has settled.
 package consent
 
 import (
