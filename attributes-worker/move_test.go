@@ -268,6 +268,27 @@ func TestADestinationMovesToAnotherCredential(t *testing.T) {
 	}
 }
 
+// Two accounts of one company reach the same people, whoever works them: of two
+// subscribes at a time the later one waits for the earlier.
+func TestTwoKeysOfACompanyTextAPersonOnce(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.configure(destination, other)
+	r = r.also("unknown_settle: 200ms", "unknown_settle: 5s")
+	r.fault(api.Fault{Endpoint: api.Subscribe, Delay: api.Duration(300 * time.Millisecond)})
+	jobs := map[string]string{}
+	for _, d := range []string{destination, other} {
+		jobs[d] = r.sendTo(d, inline("+14155552671,,,yes,,"))
+	}
+	r.start()
+	for d, job := range jobs {
+		r.succeeded(d, job)
+	}
+	if got := len(r.sandbox.API().Outbox()); got != 1 {
+		t.Errorf("%d texts were sent, want one", got)
+	}
+}
+
 // A credential that is called something else logs in to the same account, with
 // the same people and limits: nothing changes.
 func TestARenamedCredential(t *testing.T) {
