@@ -280,6 +280,22 @@ func TestListLong(t *testing.T) {
 	}
 }
 
+// A broker that is slow to answer has no fewer letters.
+func TestListFromAfar(t *testing.T) {
+	t.Parallel()
+	server := queuetest.Start(t)
+	near := deadletter.New(server.Conn(t), "worker-1")
+	for i := range uint64(3) {
+		put(t, near, letter(i+1))
+	}
+	proxy := queuetest.StartProxy(t, server.URL)
+	far := deadletter.New(queuetest.Connect(t, proxy.URL), "worker-2")
+	proxy.Lag(700 * time.Millisecond) // more than a second there and back
+	if got := len(list(t, far, deadletter.Filter{})); got != 3 {
+		t.Errorf("%d letters, want 3", got)
+	}
+}
+
 func TestReplayPutsTheMessageBack(t *testing.T) {
 	t.Parallel()
 	c, s := open(t)

@@ -104,9 +104,14 @@ func (s *Store) stream(ctx context.Context) (jetstream.Stream, error) {
 const (
 	// page is how many letters are asked for at once, without their data.
 	page = 256
+	// listWait is how long the broker may take for a page.
+	listWait = 10 * time.Second
 	// listIdle ends a listing whose reader went away.
 	listIdle = time.Minute
 )
+
+// errListLost ends a listing that would not be complete.
+var errListLost = errors.New("some were lost on the way from the broker; list again")
 
 // List yields the letters that are stored when it begins, the oldest first,
 // without their data. An error ends it.
@@ -139,14 +144,23 @@ func (s *Store) list(ctx context.Context, f Filter, yield func(Letter) bool) (er
 		// The broker removes it anyway, a minute later.
 		_ = stream.DeleteConsumer(context.WithoutCancel(ctx), consumer.CachedInfo().Name)
 	}()
-	for {
-		batch, err := consumer.FetchNoWait(page)
+	// The client takes silence for the end of a batch: only the broker's own
+	// numbers tell whether all letters have arrived.
+	left, seen := consumer.CachedInfo().NumPending, uint64(0)
+	for left > 0 {
+		batch, err := consumer.Fetch(int(min(left, page)), jetstream.FetchMaxWait(listWait)) //nolint:gosec // at most a page
 		if err != nil {
 			return err
 		}
-		n := 0
 		for m := range batch.Messages() {
-			n++
+			meta, err := m.Metadata()
+			if err != nil {
+				return err
+			}
+			if seen++; meta.Sequence.Consumer != seen {
+				return errListLost
+			}
+			left = meta.NumPending
 			l, err := listed(m)
 			if err != nil {
 				return err
@@ -158,13 +172,19 @@ func (s *Store) list(ctx context.Context, f Filter, yield func(Letter) bool) (er
 				return nil
 			}
 		}
-		if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) {
+		if err := batch.Error(); err != nil {
 			return err
 		}
-		if n == 0 {
-			return context.Cause(ctx)
+		info, err := consumer.Info(ctx)
+		if err != nil {
+			return err
 		}
+		if info.Delivered.Consumer != seen {
+			return errListLost
+		}
+		left = info.NumPending // fewer than before when some were removed
 	}
+	return context.Cause(ctx)
 }
 
 // listed returns the letter of a message delivered without its data.
