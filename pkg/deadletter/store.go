@@ -160,7 +160,6 @@ func (s *Store) list(ctx context.Context, f Filter, yield func(Letter) bool) (er
 			if seen++; meta.Sequence.Consumer != seen {
 				return errListLost
 			}
-			left = meta.NumPending
 			l, err := listed(m)
 			if err != nil {
 				return err
