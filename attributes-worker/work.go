@@ -20,6 +20,12 @@ import (
 	"attentive.internal/pkg/worker"
 )
 
+// swept ends the jobs whose last profiles have become dead letters because no
+// replica names their destination any more.
+func swept(ctx context.Context, p worker.Parts, destination string) error {
+	return completion.New(destination, p.Parts).Look(ctx)
+}
+
 // work runs everything of one account: its destinations side by side, and for
 // each of them the expansion of jobs and the three kinds of profiles.
 func work(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.Tenure) error {

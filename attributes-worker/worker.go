@@ -21,5 +21,6 @@ func Run(ctx context.Context, opt worker.Options) error {
 		Plugin: config.PluginAttributes,
 		Kinds:  []contract.Kind{contract.Expand, contract.Attributes, contract.Subscribe, contract.Unsubscribe},
 		Work:   work,
+		Swept:  swept,
 	}, opt)
 }

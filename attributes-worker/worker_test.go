@@ -37,6 +37,8 @@ type rig struct {
 	conn    *broker.Conn
 	sandbox *sandboxtest.Running
 	config  string // path of the configuration; the keys lie beside it
+	// sweepAfter is when what nobody names is given up; zero: after an hour.
+	sweepAfter time.Duration
 }
 
 const (
@@ -104,7 +106,9 @@ func (r *rig) start() (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.t.Context()))
 	done := make(chan error, 1)
 	log := slog.New(slog.NewTextHandler(r.t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
-	go func() { done <- attributesworker.Run(ctx, worker.Options{ConfigFile: r.config, Log: log}) }()
+	go func() {
+		done <- attributesworker.Run(ctx, worker.Options{ConfigFile: r.config, SweepAfter: r.sweepAfter, Log: log})
+	}()
 	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/ledger"
 	"attentive.internal/pkg/queue"
 )
 
@@ -21,6 +22,8 @@ func (r *Runner[J]) Refuse(ctx context.Context, m *queue.Message, f *fault.Error
 	switch {
 	case run.done:
 		return nil
+	case err == nil && run.Entry().State == ledger.Sending:
+		return nil // all that was in it is stored; only its acknowledgement was lost
 	case err == nil, fault.ClassOf(err) == fault.Permanent, fault.ClassOf(err) == fault.Blocked:
 		// What cannot be read, or must not be judged, is given up all the same.
 		return run.bury(ctx, f)

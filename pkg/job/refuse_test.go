@@ -82,6 +82,7 @@ func TestRefuse(t *testing.T) {
 		{"a job that was begun", ledger.Uploading, "", nil, ledger.DeadLettered, 1, "DEAD_LETTERED"},
 		{"a job that has succeeded", ledger.Succeeded, "", nil, ledger.Succeeded, 0, ""},
 		{"a job that was given up before", ledger.DeadLettered, "", nil, ledger.DeadLettered, 0, ""},
+		{"a job whose profiles are all stored", ledger.Sending, "", nil, ledger.Sending, 0, ""},
 		{"no job", "", "", func(m *nats.Msg) { m.Data = []byte("x") }, "", 1, ""},
 		{"a job of a newer contract", "", "", func(m *nats.Msg) { m.Header.Set(contract.HeaderRevision, "99") }, "", 1, ""},
 		{"a reused id", ledger.Sending, "x", nil, ledger.Sending, 1, ""},

@@ -76,6 +76,11 @@ type Config struct {
 	Named func() (destinations []string, ok bool)
 	// After is how long nobody may have named a destination. Zero means an hour.
 	After time.Duration
+	// Swept, if it is not nil, is called once the queues of a destination are
+	// empty, while its key is still held: what the program knows of the
+	// destination beside its queues may end then. It is called again, at the next
+	// look, after a failure or a crash.
+	Swept func(ctx context.Context, destination string) error
 }
 
 // Sweeper sweeps the queues of one program. Use New.
@@ -219,10 +224,9 @@ func (s *Sweeper) claim(ctx context.Context, account *owner.Tenure, destination 
 	swept := errTaken
 	err := account.Destination(trying, destination, func(ctx context.Context, d *owner.Tenure) error {
 		defer stop() // once is enough
-		if !patience.Stop() {
-			return nil
+		if patience.Stop() {
+			swept = s.sweep(ctx, d, queues)
 		}
-		swept = s.sweep(ctx, d, queues)
 		return nil
 	})
 	if err = errors.Join(err, swept); err != nil {
@@ -231,7 +235,8 @@ func (s *Sweeper) claim(ctx context.Context, account *owner.Tenure, destination 
 	return nil
 }
 
-// sweep empties the queues of one destination.
+// sweep empties the queues of one destination, ends what hangs on them, and only
+// then removes what tells that there were queues.
 func (s *Sweeper) sweep(ctx context.Context, t *owner.Tenure, queues []*queue) error {
 	defer t.Begin()()
 	for _, q := range queues {
@@ -240,13 +245,20 @@ func (s *Sweeper) sweep(ctx context.Context, t *owner.Tenure, queues []*queue) e
 			s.Log.Error("messages that no worker takes are dead letters now: name the destination in the configuration and replay them",
 				"subject", q.filter, "messages", n, "reason", string(fault.UnknownDestination))
 		}
-		if errors.Is(err, errNamed) {
+		switch {
+		case errors.Is(err, errNamed):
 			return nil
+		case err != nil:
+			return fmt.Errorf("%s: %w", q.filter, err)
 		}
-		if err == nil {
-			err = s.removeConsumer(ctx, q)
+	}
+	if d := queues[0]; s.cfg.Swept != nil && d.Workable() {
+		if err := s.cfg.Swept(ctx, d.Destination); err != nil {
+			return err
 		}
-		if err != nil {
+	}
+	for _, q := range queues {
+		if err := s.removeConsumer(ctx, q); err != nil {
 			return fmt.Errorf("%s: %w", q.filter, err)
 		}
 		delete(s.seen, q.filter)

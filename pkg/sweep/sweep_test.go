@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"attentive.internal/pkg/broker"
@@ -295,6 +296,46 @@ func TestLeftoverConsumer(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string]uint64{"attentive.v1.profile.acme.attributes.live": 1}, p.waiting()); diff != "" {
 		t.Errorf("messages (-want +got):\n%s", diff)
+	}
+}
+
+// TestTheProgramEndsWhatHangsOnADestination: once, after the queues are empty, and
+// again if it fails.
+func TestTheProgramEndsWhatHangsOnADestination(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, attributes()...)
+	p.publish(nil, "attentive.v1.expand.gone", "attentive.v1.profile.gone.attributes.live", "attentive.v1.expand.Never")
+	_, err := p.conn.JS.CreateConsumer(t.Context(), broker.StreamJobs, jetstream.ConsumerConfig{
+		Durable: broker.ConsumerName(contract.Expand, "gone"), FilterSubject: contract.ConsumerFilter(contract.Expand, "gone"),
+		AckPolicy: jetstream.AckExplicitPolicy,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	p.swept = func(destination string) error {
+		told = append(told, destination)
+		for subject := range p.waiting() {
+			if strings.Contains(subject, ".gone") {
+				t.Errorf("called while %s has messages", subject)
+			}
+		}
+		if len(told) == 1 {
+			return errors.New("not yet")
+		}
+		return nil
+	}
+	p.looks(0)
+	if err := p.look(after); err == nil || !strings.Contains(err.Error(), "not yet") {
+		t.Errorf("look = %v, want the error of the program", err)
+	}
+	p.looks(0)
+	p.looks(after)
+	if diff := cmp.Diff([]string{"gone", "gone"}, told); diff != "" {
+		t.Errorf("called for (-want +got):\n%s", diff)
+	}
+	if got := p.consumers(); len(got) > 0 {
+		t.Errorf("consumers are left: %v", got)
 	}
 }
 

@@ -224,7 +224,11 @@ func (r *runner) work(ctx context.Context, conn *broker.Conn, cfg *config.Config
 // still takes as many accounts as the others.
 func (r *runner) sweep(ctx context.Context, leases jetstream.KeyValue, p Parts, named func() ([]string, bool)) error {
 	name := "sweeper-" + r.program.Name
-	sweeper := sweep.New(p.Parts, sweep.Config{Kinds: r.program.Kinds, Named: named, After: r.options.SweepAfter})
+	cfg := sweep.Config{Kinds: r.program.Kinds, Named: named, After: r.options.SweepAfter}
+	if r.program.Swept != nil {
+		cfg.Swept = func(ctx context.Context, destination string) error { return r.program.Swept(ctx, p, destination) }
+	}
+	sweeper := sweep.New(p.Parts, cfg)
 	o := owner.New(leases, owner.Config{ID: r.id + "-sweeper", Program: name, Lease: p.Config.Lease}, r.log)
 	return o.Run(ctx, owner.Plan{Accounts: []string{name}}, func(ctx context.Context, _ string, t *owner.Tenure) error {
 		return sweeper.Run(ctx, t)

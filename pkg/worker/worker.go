@@ -55,6 +55,9 @@ type Program struct {
 	// Kinds of the queues it takes from.
 	Kinds []contract.Kind
 	Work  Work
+	// Swept ends what the program knows of a destination that no replica names any
+	// more, once its queues are swept; nil if there is nothing.
+	Swept func(ctx context.Context, p Parts, destination string) error
 }
 
 // Options says how to run a Program.
