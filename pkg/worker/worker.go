@@ -7,8 +7,8 @@
 // ledger. The replica keeps its share of the accounts meanwhile. A configuration with faults is reported and the old one stays in
 // force. The broker and the ops address are those of the first configuration.
 //
-// /readyz tells whether the broker is connected and has all that the work
-// needs. It does not tell of a broken credential: that blocks one destination,
+// /readyz tells whether the broker is connected and, as of a few seconds ago, has
+// all that the work needs as it has to be. It does not tell of a broken credential: that blocks one destination,
 // and a restart would not help.
 //
 // One replica of a program also gives up what no replica has a name for; see
