@@ -30,7 +30,7 @@ import (
 )
 
 // patience is how long a test waits for what must come.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 type (
 	run     = job.Run[*attentivev1.SegmentJob]
@@ -116,7 +116,7 @@ func (p *place) start(t *testing.T, handle handler) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var working sync.WaitGroup
 	working.Go(func() {
-		o := owner.New(leases, owner.Config{ID: t.Name(), Lease: 5 * time.Second}, log)
+		o := owner.New(leases, owner.Config{ID: t.Name(), Lease: 15 * time.Second}, log)
 		plan := owner.Plan{Accounts: []string{"account-" + p.destination}, Destinations: []string{p.destination}}
 		err := o.Run(ctx, plan, func(ctx context.Context, _ string, account *owner.Tenure) error {
 			return account.Destination(ctx, p.destination, r.Run)
