@@ -16,6 +16,7 @@ import (
 	"attentive.internal/pkg/deadletter"
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/metrics"
+	"attentive.internal/pkg/owner"
 	"attentive.internal/pkg/queuetest"
 	"attentive.internal/pkg/sandbox/api"
 )
@@ -221,6 +222,7 @@ func TestALedgerThatCannotBeWritten(t *testing.T) {
 	for _, moment := range []queuetest.Moment{queuetest.Before, queuetest.After} {
 		for n := range 6 {
 			r := newRig(t)
+			r.lease = owner.DefaultLease
 			// A refused call takes its intent back.
 			r.fault(api.Fault{Endpoint: api.Subscribe, Status: http.StatusTooManyRequests, Times: 1})
 			r.publish(subscribe(phone(1)))

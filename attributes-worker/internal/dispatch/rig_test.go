@@ -65,6 +65,9 @@ type rig struct {
 	apiURL string
 	// settings of the destination beside those that all tests share, in YAML.
 	settings string
+	// lease of the workers. A long one suits those who do not wait for its end:
+	// calls may take a third of it, on a machine that is busy.
+	lease time.Duration
 }
 
 func newRig(t *testing.T) *rig {
@@ -80,6 +83,7 @@ func newRigOf(t *testing.T, cfg sandbox.Config) *rig {
 	r := &rig{
 		t: t, server: server, conn: server.Conn(t), sandbox: sandboxtest.Start(t, cfg),
 		key: filepath.Join(t.TempDir(), "key"), credential: "acme-api", destination: acme, settings: "single_opt_in: true",
+		lease: lease,
 	}
 	r.apiURL = r.sandbox.APIURL()
 	r.write(r.key, sandboxtest.Token)
@@ -109,7 +113,7 @@ destinations:
   settings: {identifier: phone, sign_up_unit: %q, unknown_settle: %v, %s}
   templates:
   - {id: default, columns: {phone: phone}}
-`, r.server.URL, lease, r.credential, r.key, r.apiURL, r.destination, r.credential, sandboxtest.SignUpUnit, settle, r.settings))
+`, r.server.URL, r.lease, r.credential, r.key, r.apiURL, r.destination, r.credential, sandboxtest.SignUpUnit, settle, r.settings))
 	cfg, err := config.Load(file)
 	if err != nil {
 		r.t.Fatal(err)
@@ -151,7 +155,7 @@ func (r *rig) startAt(url string) *running {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	owners := owner.New(leases, owner.Config{ID: uuid.NewString(), Lease: lease}, log)
+	owners := owner.New(leases, owner.Config{ID: uuid.NewString(), Lease: r.lease}, log)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.t.Context()))
 	done := make(chan error, 1)
 	go func() {
