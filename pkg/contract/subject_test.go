@@ -101,15 +101,18 @@ func TestClaimed(t *testing.T) {
 		{"attentive.v1.expand.Acme\x01", "attentive.v1.expand.Acme\x01", contract.Address{Kind: contract.Expand, Destination: "Acme\x01"}, false},
 		{
 			"attentive.v1.profile.acme.subscribe.live", "attentive.v1.profile.acme.subscribe.*",
-			contract.Address{Kind: contract.Subscribe, Destination: "acme", Job: "live"}, true,
+			contract.Address{Kind: contract.Subscribe, Destination: "acme", Job: "live"},
+			true,
 		},
 		{
 			"attentive.v1.profile.x.delete.x", "attentive.v1.profile.x.delete.*",
-			contract.Address{Kind: contract.Unknown, Destination: "x", Job: "x"}, false,
+			contract.Address{Kind: contract.Unknown, Destination: "x", Job: "x"},
+			false,
 		},
 		{
 			"attentive.v1.profile.acme.segment.live", "attentive.v1.profile.acme.segment.*",
-			contract.Address{Kind: contract.Unknown, Destination: "acme", Job: "live"}, false,
+			contract.Address{Kind: contract.Unknown, Destination: "acme", Job: "live"},
+			false,
 		},
 	}
 	for _, tt := range tests {
