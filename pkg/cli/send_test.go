@@ -256,7 +256,7 @@ func TestSendJSON(t *testing.T) {
 	if len(lines) != 4 || lines[0].Published == nil || lines[3].Event == nil {
 		t.Fatalf("want a line for the publishing and three for events: %v", r)
 	}
-	if p := *lines[0].Published; p.Job != jobID || p.Kind != "segment" || p.Destination != "acme" || p.Template != "queries" || p.Sequence != 1 || p.Repeated {
+	if p := *lines[0].Published; p.Job != jobID || p.Kind != "segment" || p.Destination != "acme" || p.Template != "queries" || p.Sequence == 0 || p.Repeated {
 		t.Errorf("published = %+v", p)
 	}
 	if e := *lines[3].Event; e.State != "JOB_STATE_SUCCEEDED" || len(e.Segments) != 1 || e.Segments[0].Rows != "2" {
@@ -465,7 +465,7 @@ func TestSendRefusesBeforeAnythingIsPublished(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := stream.CachedInfo().State.LastSeq; n != 0 {
+		if n := stream.CachedInfo().State.Msgs; n != 0 {
 			t.Errorf("%d jobs were published, want none", n)
 		}
 	})
