@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,6 +35,13 @@ import (
 // patience is how long a test waits for what must come.
 const patience = 90 * time.Second
 
+// Leases: a short one where somebody waits for its end, a long one where a slow
+// machine is not to lose it.
+const (
+	impatient = "3s"
+	patient   = "10s"
+)
+
 // place is a broker, a receiver, and a configuration that joins them.
 type place struct {
 	t      *testing.T
@@ -49,6 +57,7 @@ type place struct {
 
 	// What the next configure writes, and where; set before.
 	config       string
+	lease        string
 	host         string
 	port         int
 	hostKey      string
@@ -71,7 +80,7 @@ func newPlace(t *testing.T) *place {
 // each other.
 func sideBySide(t *testing.T, n int, run func(server *queuetest.Server, i int)) {
 	t.Helper()
-	const brokers, each = 12, 2
+	const brokers, each = 10, 2
 	next := make(chan int)
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -103,7 +112,7 @@ func at(t *testing.T, s *queuetest.Server, destinations ...string) *place {
 	p := &place{
 		t: t, direct: s.URL, url: s.URL, conn: c, ledger: ledger.New(kv), client: publish.New(c), dead: deadletter.New(c, "test"),
 		sftp: sftptest.Start(t, sftptest.Config{}), dir: t.TempDir(), log: &buffer{},
-		config: "relay.yaml", folder: sftptest.Folder, domain: "shop", identifier: "phone", columns: "phone: mobile", destinations: destinations,
+		config: "relay.yaml", lease: patient, folder: sftptest.Folder, domain: "shop", identifier: "phone", columns: "phone: mobile", destinations: destinations,
 	}
 	p.host, p.port, p.hostKey = p.sftp.Host, p.sftp.Port, p.sftp.HostKeys[0]
 	p.file("passphrase", p.sftp.Password)
@@ -129,14 +138,14 @@ func (p *place) configure() {
 	p.t.Helper()
 	var b strings.Builder
 	fmt.Fprintf(&b, `
-lease: 2s
+lease: %s
 ops_address: 127.0.0.1:0
 broker: {url: %s}
 source_prefixes: ["file://%s/"]
 credentials:
 - {id: sftp, type: attentive-mobile, hostname: %s, port: %d, username: %s, passphrase: {file: passphrase}, host_keys: [%q]}
 destinations:
-`, p.url, p.dir, p.host, p.port, p.sftp.User, p.hostKey)
+`, p.lease, p.url, p.dir, p.host, p.port, p.sftp.User, p.hostKey)
 	for _, d := range p.destinations {
 		fmt.Fprintf(&b, `- id: %s
   name: Segments
@@ -261,7 +270,7 @@ func (p *place) eventually(what string, condition func() bool) {
 	p.t.Helper()
 	for deadline := time.Now().Add(patience); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			p.t.Fatalf("%s: not within %v; files %v; log:\n%s", what, patience, p.files(), p.log)
+			p.t.Fatalf("%s: not within %v; files %q; log:\n%s", what, patience, slices.Sorted(maps.Keys(p.files())), p.log)
 		}
 	}
 }

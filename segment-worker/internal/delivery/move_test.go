@@ -69,7 +69,7 @@ func (p *place) account(user, root string, arrived func(folder, name string)) *a
 func (p *place) configureAt(accounts ...*account) {
 	p.t.Helper()
 	var b strings.Builder
-	fmt.Fprintf(&b, "lease: 2s\nops_address: 127.0.0.1:0\nbroker: {url: %s}\ncredentials:\n", p.url)
+	fmt.Fprintf(&b, "lease: %s\nops_address: 127.0.0.1:0\nbroker: {url: %s}\ncredentials:\n", p.lease, p.url)
 	for _, a := range accounts {
 		host, port, err := net.SplitHostPort(a.address)
 		if err != nil {
@@ -92,14 +92,16 @@ func (p *place) configureAt(accounts ...*account) {
 // stage is how far the first job has come when its destination is moved.
 type stage struct {
 	name string
-	// files of the first job that have arrived when its worker dies, those under
-	// temporary names first; zero: no worker dies.
-	files int
+	// uploaded and published are files of the first job, of three, that have
+	// arrived when its worker dies. Both zero: none dies.
+	uploaded, published int
 	// waits: the job waits for the right to rename, and the worker is stopped.
 	waits bool
 }
 
-func (s stage) publishing() bool { return s.waits || s.files > 3 }
+func (s stage) begun() bool { return s.waits || s.uploaded > 0 }
+
+func (s stage) publishing() bool { return s.waits || s.published > 0 }
 
 // TestMovedDestination moves a destination to another log-in, with a backlog
 // waiting and its first job under way: all of it arrives, once and in order. The
@@ -110,14 +112,18 @@ func TestMovedDestination(t *testing.T) {
 	var moves []*move
 	for _, stage := range []stage{
 		{name: "nothing begun"},
-		{name: "uploading the second file", files: 1},
-		{name: "all uploaded", files: 3},
+		{name: "uploading the second file", uploaded: 1},
+		{name: "all uploaded", uploaded: 3},
 		{name: "about to publish", waits: true},
-		{name: "one of three published", files: 4},
-		{name: "all published", files: 6},
+		{name: "one of three published", uploaded: 3, published: 1},
+		{name: "all published", uploaded: 3, published: 3},
 	} {
 		for n := range 8 {
-			moves = append(moves, &move{stage: stage, twoRoots: n&1 > 0, removed: n&2 > 0, taken: n&4 > 0})
+			m := &move{stage: stage, twoRoots: n&1 > 0, removed: n&2 > 0, taken: n&4 > 0}
+			if m.taken && stage.published == 0 {
+				continue // there is nothing to take before the end
+			}
+			moves = append(moves, m)
 		}
 	}
 	sideBySide(t, len(moves), func(server *queuetest.Server, i int) {
@@ -142,10 +148,10 @@ type move struct {
 	old  *account
 	jobs []string
 
-	mu      sync.Mutex // guards the rest
-	count   int        // files that arrived, temporary ones too
-	arrived map[string][]string
-	folders []string // of the published files
+	mu       sync.Mutex // guards the rest
+	uploaded int        // files that arrived
+	arrived  map[string][]string
+	folders  []string // of the published files
 }
 
 func (m *move) String() string {
@@ -187,7 +193,7 @@ func (m *move) run() {
 func (m *move) mortal() {
 	m.t.Helper()
 	m.wire = queuetest.StartTripwire(m.t, m.direct, queuetest.Trip{Counts: func(string) bool { return false }})
-	m.url = m.wire.URL
+	m.url, m.lease = m.wire.URL, impatient
 }
 
 // dies waits until a worker has died.
@@ -196,8 +202,13 @@ func (m *move) dies() {
 	m.eventually("death", func() bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		return m.count >= m.stage.files
+		return m.due()
 	})
+}
+
+// due reports whether the stage is reached; the lock is held.
+func (m *move) due() bool {
+	return m.uploaded >= m.stage.uploaded && len(m.folders) >= m.stage.published
 }
 
 // begin publishes the jobs and lets the first one come to its stage.
@@ -206,7 +217,7 @@ func (m *move) begin() {
 		m.old.server.Misbehave(sftpd.Misbehaviour{RefuseRename: true})
 	}
 	var stop func()
-	if m.stage != (stage{name: m.stage.name}) {
+	if m.stage.begun() {
 		stop = m.start()
 	}
 	for n := range 3 {
@@ -217,7 +228,7 @@ func (m *move) begin() {
 		m.blocked(m.jobs[0], "folder_unusable", "rename")
 		stop()
 		m.old.server.Misbehave(sftpd.Misbehaviour{})
-	case m.stage.files > 0:
+	case m.stage.begun():
 		m.dies()
 	}
 }
@@ -226,14 +237,20 @@ func (m *move) begin() {
 func (m *move) note(folder, name string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.count++
-	if m.count == m.stage.files {
+	before := m.due()
+	if strings.HasPrefix(name, ".") {
+		m.uploaded++
+	} else {
+		m.publish(folder, name)
+	}
+	if m.due() && !before && m.wire != nil {
 		m.wire.Break()
 		m.old.network.Down()
 	}
-	if strings.HasPrefix(name, ".") {
-		return
-	}
+}
+
+// publish notes a file that got a final name.
+func (m *move) publish(folder, name string) {
 	content, err := os.ReadFile(filepath.Join(folder, name))
 	if err == nil && m.taken {
 		err = os.Remove(filepath.Join(folder, name))
@@ -249,7 +266,7 @@ func (m *move) note(folder, name string) {
 
 // unknown reports whether nobody can find out what became of the first job.
 func (m *move) unknown() bool {
-	seen := !m.twoRoots && (m.stage.files < 6 || !m.taken)
+	seen := !m.twoRoots && (m.stage.published < 3 || !m.taken)
 	return m.stage.publishing() && m.removed && !seen
 }
 
@@ -266,7 +283,7 @@ func (m *move) end() {
 	want := map[string][]string{}
 	for i, segment := range []string{"AG1", "AG2", "AG3"} {
 		for n := range m.jobs {
-			if n == 0 && m.unknown() && i >= m.stage.files-3 {
+			if n == 0 && m.unknown() && i >= m.stage.published {
 				continue // it was not published before
 			}
 			want[segment] = append(want[segment], rows(segment, 212+i, []int{200, 2, 3}[i]+n))
@@ -279,7 +296,7 @@ func (m *move) end() {
 	}
 	// Of the first job, all files are where the first one was.
 	for i, folder := range m.folders[:3] {
-		if atOld := folder == m.old.folder; m.twoRoots && !m.unknown() && atOld != (m.stage.files > 3) {
+		if atOld := folder == m.old.folder; m.twoRoots && !m.unknown() && atOld != (m.stage.published > 0) {
 			m.t.Errorf("file %d of the first job is in %s", i+1, folder)
 		}
 	}
@@ -359,7 +376,7 @@ func TestDeathAfterTheMove(t *testing.T) {
 	t.Parallel()
 	m := waiting(t)
 	moved := m.account("after", filepath.Dir(m.old.folder), m.note)
-	m.taken, m.stage.files = true, 2 // the temporary one, and that
+	m.taken, m.stage.published = true, 1
 	m.mortal()
 	m.configureAt(moved)
 	m.start()

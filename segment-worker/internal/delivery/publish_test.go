@@ -265,6 +265,8 @@ func TestAnotherDestinationsUploadIsNotSwept(t *testing.T) {
 func TestLeaseThatIsLostBetweenRenames(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
+	p.lease = impatient
+	p.configure()
 	leases, err := p.conn.JS.KeyValue(t.Context(), broker.BucketOwners)
 	if err != nil {
 		t.Fatal(err)

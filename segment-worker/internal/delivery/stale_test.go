@@ -47,6 +47,7 @@ func TestLateOpenOfAnOldOwner(t *testing.T) {
 	t.Parallel()
 	server := queuetest.Start(t)
 	s := newStory(t, server, newReceiver(t), "acme")
+	s.lease = impatient
 	opened := make(chan struct{}) // late
 	late := make(chan struct{})
 	var opens, lists atomic.Int32
@@ -90,11 +91,8 @@ func TestLateOpenOfAnOldOwner(t *testing.T) {
 	}
 }
 
-// The lease of the workers below, and the time-out of their renames.
-const (
-	handLease   = 2 * time.Second
-	handTimeout = 600 * time.Millisecond
-)
+// handTimeout is the time-out of the renames of workers put together by hand.
+const handTimeout = 600 * time.Millisecond
 
 // TestRenamesNeedALease stops a worker, which can no longer renew its lease,
 // right before it asks for it: what it may begin has to end with the lease.
@@ -105,7 +103,7 @@ func TestRenamesNeedALease(t *testing.T) {
 			t.Parallel()
 			p := newPlace(t)
 			wire := queuetest.StartTripwire(t, p.url, queuetest.Trip{Counts: func(string) bool { return false }})
-			p.url = wire.URL
+			p.url, p.lease = wire.URL, impatient
 			p.configure()
 			tenures := make(chan *owner.Tenure, 1)
 			h := hand{config: p.dir + "/" + p.config, log: p.log, fence: func(tenure *owner.Tenure) func(net.Conn) net.Conn {
@@ -200,7 +198,7 @@ func TestFrozenBeforeARename(t *testing.T) {
 	}
 	p := newPlace(t)
 	wire := queuetest.StartTripwire(t, p.url, queuetest.Trip{Counts: func(string) bool { return false }})
-	p.url = wire.URL
+	p.url, p.lease = wire.URL, impatient
 	p.configure()
 	worker := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFrozenBeforeARename$")
 	worker.Env = append(os.Environ(), handConfig+"="+p.dir+"/"+p.config)
@@ -218,7 +216,11 @@ func TestFrozenBeforeARename(t *testing.T) {
 		t.Fatalf("wait until the worker stops: %v, %v; log:\n%s", status, err, p.log)
 	}
 	froze := time.Now()
-	p.eventually("end of the lease", func() bool { return time.Since(froze) > handLease })
+	lease, err := time.ParseDuration(p.lease)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.eventually("end of the lease", func() bool { return time.Since(froze) > lease })
 	if err := worker.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
@@ -302,7 +304,7 @@ func (h hand) run(ctx context.Context, t *testing.T) {
 		}
 		return runner.Run(ctx, tenure)
 	}
-	owners := owner.New(bucket(broker.BucketOwners), owner.Config{ID: "hand", Program: "test", Lease: handLease}, log)
+	owners := owner.New(bucket(broker.BucketOwners), owner.Config{ID: "hand", Program: "test", Lease: cfg.Lease}, log)
 	plan := owner.Plan{Accounts: []string{"hand"}, Destinations: []string{d.ID}}
 	err = owners.Run(ctx, plan, func(ctx context.Context, _ string, tenure *owner.Tenure) error {
 		return tenure.Destination(ctx, d.ID, work)
