@@ -286,7 +286,7 @@ func scenarios() []scenario {
 
 // sideBySide is how many runs there are at a time: they wait for leases and
 // time-outs.
-const sideBySide = 24
+const sideBySide = 16
 
 // A worker ends at the n-th thing that it does, for every n: before it has its
 // effect, or before the worker hears of that; all of it, or its connection to the
@@ -339,9 +339,9 @@ func TestAWorkerMayEndAnywhere(t *testing.T) {
 				number++
 				number := number
 				running.Go(func() {
-					slots <- struct{}{}
-					defer func() { <-slots }()
 					t.Run(fmt.Sprintf("%s, %s %s operation %d of %d, %s", s.name, d.ending, d.moment, n, len(did), did[n-1]), func(t *testing.T) {
+						slots <- struct{}{}
+						defer func() { <-slots }() // before the dead are cleaned up
 						run(t, s, number, d)
 					})
 				})

@@ -15,6 +15,9 @@ import (
 	"attentive.internal/pkg/queuetest"
 )
 
+// cutRows make two batches, of which the second goes on after the first.
+const cutRows = 1_100
+
 // everyProfile is how many profiles count as one operation of an expander: those
 // in the middle of a batch differ from its ends, not from each other.
 const everyProfile = 400
@@ -59,7 +62,7 @@ func trips(n int, subject string) (all []queuetest.Trip) {
 }
 
 // sideBySide is how many runs there are at a time: they wait for time-outs.
-const sideBySide = 16
+const sideBySide = 8
 
 // The connection of a worker to the broker breaks at the n-th thing that it
 // says, for every n: before the broker gets it, or before the worker is told. It
@@ -68,7 +71,7 @@ const sideBySide = 16
 func TestEveryRowIsStoredOnceWhereverAWorkerIsCutOff(t *testing.T) {
 	t.Parallel()
 	shared := newRig(t)
-	source := shared.put("a.csv", rows(manyRows))
+	source := shared.put("a.csv", rows(cutRows))
 	run := func(t *testing.T, name string, trip queuetest.Trip) (said []string) {
 		r := *shared
 		r.t, r.destination = t, name
@@ -89,7 +92,7 @@ func TestEveryRowIsStoredOnceWhereverAWorkerIsCutOff(t *testing.T) {
 		}
 		eventually(t, r.acknowledged)
 		r.entry(id, ledger.Sending)
-		r.complete(id, manyRows)
+		r.complete(id, cutRows)
 		return all.said
 	}
 	var said []string
@@ -103,13 +106,13 @@ func TestEveryRowIsStoredOnceWhereverAWorkerIsCutOff(t *testing.T) {
 	for n, subject := range said {
 		for _, trip := range trips(n+1, subject) {
 			running.Go(func() {
-				slots <- struct{}{}
-				defer func() { <-slots }()
 				name := fmt.Sprintf("%s operation %d of %d", trip.Moment, trip.At, len(said))
 				if trip.Final {
 					name += ", for good"
 				}
 				t.Run(name, func(t *testing.T) {
+					slots <- struct{}{}
+					defer func() { <-slots }() // before the dead are cleaned up
 					run(t, fmt.Sprintf("cut-%s-%d-%t", trip.Moment, trip.At, trip.Final), trip)
 				})
 			})
