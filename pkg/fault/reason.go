@@ -40,7 +40,8 @@ const (
 	Rejected Reason = "rejected"
 	// InvalidProfile cannot be sent as it is.
 	InvalidProfile Reason = "invalid_profile"
-	// OutcomeUnknown is a consent call that may or may not have had its effect.
+	// OutcomeUnknown is a consent call, or the publication of a segment job, that
+	// may or may not have had its effect.
 	OutcomeUnknown Reason = "outcome_unknown"
 	// StaleConsent is a subscribe older than its maximum age.
 	StaleConsent Reason = "stale_consent"

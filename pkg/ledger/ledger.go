@@ -13,7 +13,8 @@
 //	any but succeeded ─▶ cancelled
 //
 // A segment job that is uploading starts over after a crash; one that is
-// publishing must be finished, because some of its files may be visible. An
+// publishing must be finished, because some of its files may be visible, unless
+// its destination is moved before any is: then it is uploading again. An
 // attributes job that is expanding goes on after its last checkpoint.
 //
 // What happened to a job is told by its entry too, in [Entry.History]: a step is
