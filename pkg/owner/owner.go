@@ -1,25 +1,66 @@
 // Package owner lets one process at a time work an account and its
-// destinations, by leases in a key-value bucket.
+// destinations, by leases in a key-value bucket, and shares the accounts among
+// the replicas of a program.
 //
 // What it promises: at no moment does [Tenure.Allows] report true in two
-// processes that claim the same account or the same destination. Whoever asks
-// it right before each call, with the call's time-out, never has calls of two
-// owners overlap; a server that executes a call long after its time-out is
-// beyond any lease.
+// processes for the same account or the same destination. Whoever asks it right
+// before each call, with the call's time-out, never has calls of two owners
+// overlap; a server that executes a call long after its time-out is beyond any
+// lease. And no account that a live replica names stays without owner.
 //
-// Why it holds. An owner rewrites its entries every third of the lease and
-// trusts them for a lease, less a margin, from the moment before the write was
-// sent. A challenger replaces an entry only by compare-and-set on a revision
-// that it has itself seen unchanged for a full lease, counted from the moment
-// it had read it; so the write it waits out was sent at least a lease ago. The
-// challenger trusts its own monotonic clock alone. The owner stops as soon as
-// its monotonic or its wall clock says that the lease could be over: a machine
-// that was suspended stops the first of them. Nobody trusts the broker's clock.
-// The margin is for monotonic clocks that differ in speed, by up to 5 %.
+// The states of a key, as one replica sees it (those of an account; of a
+// destination the same but for the share):
+//
+//	             free, and room in our share;      compare-and-set
+//	             or free for another lease           succeeds
+//	┌─────────┐                       ┌────────────┐           ┌───────┐
+//	│ watched │ ────────────────────▶ │ challenged │ ────────▶ │ owned │ renewed every
+//	└─────────┘                       └────────────┘           └───────┘ third of the lease
+//	  ▲  ▲  ▲       somebody was faster     │                   │     │
+//	  │  │  └───────────────────────────────┘                   │     │ work returns, Run ends,
+//	  │  │        a clock has passed the fence, or              │     │ or idle and beyond our
+//	  │  └────────────────── the entry is another's: lost ──────┘     │ share, and another
+//	  │                                                               ▼ has room: given up
+//	  │                                                        ┌────────────┐
+//	  └──────────── work has returned: released ────────────── │ giving up  │ still renewed
+//	                                                           └────────────┘
+//
+// A key is free when it is missing, when its entry says that it was released,
+// and when we have seen the entry unchanged for a full lease.
+//
+// Why at most one owner may act. An owner rewrites its entries every third of
+// the lease and trusts them for a lease, less a margin, from the moment before
+// the write was sent. A challenger replaces an entry only by compare-and-set on
+// a revision that it has itself seen unchanged for a full lease, counted from
+// the moment it had read it; so the write it waits out was sent at least a lease
+// ago. The challenger trusts its own monotonic clock alone. The owner stops as
+// soon as its monotonic or its wall clock says that the lease could be over: a
+// machine that was suspended stops the first of them. Nobody trusts the broker's
+// clock. The margin is for monotonic clocks that differ in speed, by up to 5 %.
+//
+// What is seen comes from one watch of the whole bucket, and of all keys at
+// once, so that the waits for an account and for its destinations run side by
+// side. A watch that lags, misses something or has stopped is safe: whatever it
+// shows was written before it was seen, so the wait that is counted from there
+// is never too short; and should a renewal not have been shown, the
+// compare-and-set fails, because the revision has changed. Nothing depends on
+// the watch but how soon. It is checked by our own announcements, which it has
+// to show, and made anew when it does not.
 //
 // A write whose answer is lost is neither taken for success nor for failure:
 // each write is unique, and reading the entry tells. A release is written, so
 // that the next owner need not wait and the epoch goes on.
+//
+// The share. Each replica announces itself and what its configuration names, and
+// renews that as it does its leases. It is alive while the announcement changes
+// within a lease by our clock, unless a lease of its has run out since; when it
+// stops it takes the announcement back first. A replica may hold the accounts
+// that it names, each divided by the number of live replicas that name it: of n
+// replicas with one configuration each an n-th, rounded up. What is free it
+// takes at once up to its share, and beyond that when nobody has taken it for
+// another lease. One that holds more gives up what has been idle for a third of
+// a lease (see [Tenure.Begin]), to one that holds less: one account after the
+// other, and never one that is busy.
 //
 // It does not survive a bucket that is emptied or deleted, or that a broker of
 // one node has lost in a power cut, while an owner lives: an entry that is

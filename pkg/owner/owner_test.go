@@ -424,8 +424,11 @@ func TestLateWriteIsNotTrustedAnew(t *testing.T) {
 func TestClaimMustBeKeys(t *testing.T) {
 	t.Parallel()
 	for _, plan := range []Plan{
-		{Accounts: []string{""}}, {Accounts: []string{"a b"}}, {Accounts: []string{"a..b"}},
-		{Accounts: []string{"acme"}, Destinations: []string{"*"}}, {Destinations: []string{""}},
+		{Accounts: []string{""}},
+		{Accounts: []string{"a b"}},
+		{Accounts: []string{"a..b"}},
+		{Accounts: []string{"acme"}, Destinations: []string{"*"}},
+		{Destinations: []string{""}},
 	} {
 		err := New(newMemory(), Config{}, discard()).Run(t.Context(), plan, nil)
 		if err == nil || !strings.Contains(err.Error(), "not a key") {
