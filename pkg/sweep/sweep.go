@@ -149,12 +149,13 @@ func (s *Sweeper) look(ctx context.Context, account *owner.Tenure) error {
 		return err
 	}
 	for filter, q := range found {
-		switch before := s.seen[filter]; {
-		case before != nil:
+		before := s.seen[filter]
+		if before != nil {
 			q.since = before.since
-		case q.messages > 0:
+		}
+		if q.messages > 0 && (before == nil || before.messages == 0) {
 			s.Log.Warn("messages wait that no worker takes: they become dead letters unless a configuration names their destination",
-				"subject", filter, "messages", q.messages, "in", s.cfg.After)
+				"subject", filter, "messages", q.messages, "in", max(0, s.cfg.After-s.now().Sub(q.since)))
 		}
 	}
 	s.seen = found

@@ -303,6 +303,40 @@ func TestLeftoverConsumer(t *testing.T) {
 	}
 }
 
+// TestToldOnceSomethingWaits: a destination is removed while its queue is empty.
+// What is published to it then is told of, once, with the time that is left.
+func TestToldOnceSomethingWaits(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, contract.Segment)
+	of := queue.Config{Kind: contract.Segment, Destination: "gone", Slots: 1}
+	const subject = "attentive.v1.segment.gone"
+	p.publish(nil, subject)
+	ctx, cancel := context.WithCancel(t.Context())
+	err := queue.New(p.conn, of, slog.New(slog.DiscardHandler)).Run(ctx, func(ctx context.Context, m *queue.Message) {
+		if err := m.Ack(ctx); err != nil {
+			t.Error(err)
+		}
+		cancel()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const told = "messages wait that no worker takes"
+	p.looks(0)
+	if got := p.log.count(told); got != 0 {
+		t.Errorf("%d log lines of an empty queue, want none", got)
+	}
+	p.publish([]byte("1"), subject)
+	p.looks(after / 4)
+	p.looks(after / 4)
+	if got := p.log.count(told); got != 1 || p.unclaimed(contract.Segment) != 1 {
+		t.Errorf("%d log lines and metric %v, want one message that one line tells of", got, p.unclaimed(contract.Segment))
+	}
+	if want := (after - after/4).String(); p.log.count(want) != 1 {
+		t.Errorf("no log line says that %s are left", want)
+	}
+}
+
 // TestTheProgramEndsWhatHangsOnADestination: once, after the queues are empty, and
 // again if it fails.
 func TestTheProgramEndsWhatHangsOnADestination(t *testing.T) {
