@@ -132,6 +132,17 @@ func OutcomeKnown(err error) bool {
 	return ok && (!e.sent || refused(e.status))
 }
 
+// Refusal returns what an answer says with which the API refused a call for good,
+// and whether err is one. Calls that were refused for the same reason are told
+// the same, as far as the API does not quote what it was sent.
+func Refusal(err error) (words string, refused bool) {
+	e, ok := errors.AsType[*callError](err)
+	if !ok || e.status == 0 || fault.ClassOf(err) != fault.Permanent {
+		return "", false
+	}
+	return e.Error(), true
+}
+
 // refused lists the answers after which a call had no effect. The first line is
 // what the API documents, 409 included, the second what HTTP defines as refused
 // before it was carried out.

@@ -11,8 +11,9 @@
 // profile start. A call that failed is made again in its place.
 //
 // What is broken is not the profile's fault: while the account, the endpoint, the
-// consent ledger or the stream of dead letters is unusable, profiles wait, which
-// counts no attempt, and one of them finds out when it is over.
+// consent ledger or the stream of dead letters is unusable, or the destination's
+// settings are refused for everybody, profiles wait, which counts no attempt, and
+// one of them finds out when it is over.
 package dispatch
 
 import (
@@ -125,12 +126,14 @@ func errLease() error {
 	return fault.Interruptedf("the lease would end before the call's time-out")
 }
 
-// passes are the leave to make one call, of the account and of the endpoint.
-type passes struct{ account, endpoint *pass }
+// passes are the leave to make one call, of the account, of the endpoint and of
+// the queue.
+type passes struct{ account, endpoint, queue *pass }
 
 func (p passes) leave() {
 	p.endpoint.leave()
 	p.account.leave()
+	p.queue.leave()
 }
 
 // enter returns once neither the account nor the endpoint is blocked, or to
@@ -152,7 +155,7 @@ func (a *Account) enter(ctx context.Context, e *endpoint, count counter) (contex
 		account.leave()
 		return ctx, passes{}, fault.Interruptedf("wait for the endpoint: %w", err)
 	}
-	return ctx, passes{account, of}, nil
+	return ctx, passes{account: account, endpoint: of}, nil
 }
 
 // probe finds out whether the API takes the key again. Its errors count no

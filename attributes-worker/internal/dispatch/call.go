@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	attentivev1 "attentive.internal/proto/attentive/v1"
+
 	"attentive.internal/attributes-worker/internal/attentive"
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/metrics"
@@ -51,6 +53,9 @@ func (c *Call) Do(name metrics.Endpoint, call func(*attentive.Client) (attentive
 		c.endpoint.limiter.Observe(result.Limit)
 	}
 	c.tell(result, err, own)
+	if stranger := result.Status == statusNobody && !reachable(c.profile.GetIdentifiers()); own && !stranger {
+		err = c.dispatcher.refusals.judge(c.passes.queue, err)
+	}
 	f := fault.Of(err)
 	if f == nil {
 		return nil
@@ -62,6 +67,12 @@ func (c *Call) Do(name metrics.Endpoint, call func(*attentive.Client) (attentive
 		c.profile.attempts++
 	}
 	return err
+}
+
+// reachable reports whether ids name somebody whom the API has not heard of
+// before: external ids alone do not.
+func reachable(ids *attentivev1.Identifiers) bool {
+	return ids.GetPhone() != "" || ids.GetEmail() != ""
 }
 
 // tell tells the barriers how a call went; own says whether it was one of the
@@ -98,13 +109,30 @@ func (c *Call) report(by func(*pass)) {
 	}
 }
 
+// enter returns once nothing blocks the queue, its endpoint or the account. The
+// queue comes first: who probes for one destination must not keep the others from
+// finding out about what they share.
+func (d *Dispatcher) enter(ctx context.Context, e *endpoint) (context.Context, passes, error) {
+	ctx, queue, err := d.barrier.enter(ctx)
+	if err != nil {
+		return ctx, passes{}, fault.Interruptedf("wait for the destination: %w", err)
+	}
+	ctx, leave, err := d.Account.enter(ctx, e, counter{d.Metrics, d.Destination.ID})
+	if err != nil {
+		queue.leave()
+		return ctx, passes{}, err
+	}
+	leave.queue = queue
+	return ctx, leave, nil
+}
+
 // call waits for the profile's turn and lets the sender make its calls, and
 // reports whether it made one. They are not cut short when ctx ends: whether they had their effect would not be
 // known.
 func (d *Dispatcher) call(ctx context.Context, p *Profile) (called bool, err error) {
 	e := d.Account.endpoints[d.Kind]
 	began := time.Now()
-	behind, leave, err := d.Account.enter(ctx, e, counter{d.Metrics, d.Destination.ID})
+	behind, leave, err := d.enter(ctx, e)
 	p.held += time.Since(began)
 	if err != nil {
 		return false, err

@@ -52,8 +52,10 @@ type Dispatcher struct {
 	Sender Sender
 	job.Parts
 
-	client *attentive.Client // through the endpoint's limiter, while Tenure lasts
-	holds  holds
+	client   *attentive.Client // through the endpoint's limiter, while Tenure lasts
+	barrier  barrier           // closed while the settings are refused
+	refusals refusals
+	holds    holds
 }
 
 // Sender makes the calls of one kind. Its methods are called concurrently, but
@@ -106,6 +108,8 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		return &notice{destinations: []string{d.Destination.ID}, kinds: []contract.Kind{d.Kind}, metrics: d.Metrics, log: d.Log}
 	}
 	defer d.holds.end()
+	d.barrier.notice = d.holds.notice()
+	defer d.barrier.end()
 	consumer := queue.New(d.Conn, queue.Config{
 		Kind: d.Kind, Destination: d.Destination.ID, Slots: slots(d.Kind), Tenure: d.Tenure, Quarantine: d.Quarantine,
 	}, d.Log)
@@ -233,7 +237,7 @@ func (d *Dispatcher) judge(p *Profile, err error) (time.Duration, *fault.Error) 
 		return 0, nil
 	case f.Class == fault.Permanent:
 		return 0, f
-	case f.Class == fault.Blocked && f.Scope == fault.ScopeDestination:
+	case looksAgain(f):
 		p.looks++
 		return looks().Wait(p.looks, f.Wait), nil
 	case f.Class == fault.Blocked:
@@ -242,7 +246,7 @@ func (d *Dispatcher) judge(p *Profile, err error) (time.Duration, *fault.Error) 
 	p.looks = 0
 	p.log.Warn("call failed and is repeated", "attempt", p.attempts, "class", f.Class.String(), "err", f)
 	budget := d.Destination.Attributes.RetryBudget
-	if spent := time.Since(p.first) - p.held; p.attempts >= budget.Attempts && spent >= budget.Duration {
+	if spent := time.Since(p.first) - p.held; p.attempts >= budget.Attempts && spent >= budget.Duration && !d.Account.endpoints[d.Kind].outage.suspected() {
 		return 0, &fault.Error{
 			Class: fault.Permanent, Reason: fault.RetriesExhausted,
 			Err: fmt.Errorf("%d attempts in %v, the last: %w", p.attempts, spent.Round(time.Second), f),
@@ -251,12 +255,18 @@ func (d *Dispatcher) judge(p *Profile, err error) (time.Duration, *fault.Error) 
 	return retries().Wait(p.attempts, f.Wait), nil
 }
 
+// looksAgain reports whether f blocks a profile by itself, so that it has to look
+// again and again: whatever else blocks, a barrier holds the next attempt.
+func looksAgain(f *fault.Error) bool {
+	return blocks(f, fault.ScopeDestination) && f.Reason != fault.Misconfigured
+}
+
 // hold tells the operator when a profile waits for something that the barriers
 // do not know of, instead of what it waited for before. The caller calls release
 // when it does not any more.
 func (d *Dispatcher) hold(err error, before func()) (release func()) {
 	release = func() {}
-	if f := fault.Of(err); f.Class == fault.Blocked && f.Scope == fault.ScopeDestination {
+	if f := fault.Of(err); looksAgain(f) {
 		release = d.holds.begin(f)
 	}
 	before()

@@ -48,3 +48,11 @@ func (o *outage) failed(err error) *fault.Error {
 		Err: fmt.Errorf("none of %d calls in %v succeeded, the last: %w", o.calls, lasted.Round(time.Second), err),
 	}
 }
+
+// suspected reports whether so many calls in a row have failed that it is hardly
+// the profiles' fault, even if they have not done so for long.
+func (o *outage) suspected() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.calls >= outageCalls
+}
