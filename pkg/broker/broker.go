@@ -37,6 +37,8 @@ const (
 	StreamDead = "ATTENTIVE_DEAD"
 	// StreamEvents keeps what happened to each job, for upstream.
 	StreamEvents = "ATTENTIVE_EVENTS"
+	// StreamActions keeps what operators have done, for a year.
+	StreamActions = "ATTENTIVE_ACTIONS"
 )
 
 // Key-value buckets.
@@ -49,6 +51,8 @@ const (
 	BucketConsent = "attentive_consent"
 	// BucketFiles holds file numbers and published files.
 	BucketFiles = "attentive_files"
+	// BucketPauses holds which destinations an operator has paused.
+	BucketPauses = "attentive_pauses"
 )
 
 // Object stores.

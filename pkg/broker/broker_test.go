@@ -245,8 +245,8 @@ func TestEnsureThenCheckAgree(t *testing.T) {
 		t.Fatal("Check found everything in an empty broker")
 	}
 	for _, name := range []string{
-		broker.StreamJobs, broker.StreamProfiles, broker.StreamDead, broker.StreamEvents,
-		broker.BucketOwners, broker.BucketLedger, broker.BucketConsent, broker.BucketFiles,
+		broker.StreamJobs, broker.StreamProfiles, broker.StreamDead, broker.StreamEvents, broker.StreamActions,
+		broker.BucketOwners, broker.BucketLedger, broker.BucketConsent, broker.BucketFiles, broker.BucketPauses,
 		broker.ObjectsAudiences, broker.ObjectsRejects,
 	} {
 		if !strings.Contains(err.Error(), fmt.Sprintf("%q does not exist", name)) {

@@ -54,6 +54,8 @@ const (
 	profilesWindow = 2 * time.Minute
 	eventsAge      = 30 * 24 * time.Hour
 	rejectsAge     = 30 * 24 * time.Hour
+	actionsAge     = 365 * 24 * time.Hour
+	actionsBytes   = 64 << 20
 
 	// maxConsumers must be positive: since 2.15 a server allows 1000 consumers
 	// a stream unless the stream itself names another number.
@@ -85,6 +87,7 @@ func assets(s Settings) []asset {
 			Bucket: BucketConsent, Description: "what was last sent of each person's consent", Replicas: s.Replicas,
 		}),
 		bucket(jetstream.KeyValueConfig{Bucket: BucketFiles, Description: "file numbers and published files", Replicas: s.Replicas}),
+		bucket(jetstream.KeyValueConfig{Bucket: BucketPauses, Description: "destinations that an operator has paused", Replicas: s.Replicas}),
 		objects(ObjectsAudiences, "audiences that jobs name as their source", s.Replicas, 0),
 		objects(ObjectsRejects, "rows that could not be used", s.Replicas, rejectsAge),
 	)
@@ -132,8 +135,18 @@ func streams(s Settings) []asset {
 	events.MaxAge = eventsAge
 	events.Duplicates = jobsWindow
 
-	list := make([]asset, 0, 4)
-	for _, cfg := range []jetstream.StreamConfig{jobs, profiles, dead, events} {
+	actions := kept
+	actions.Name = StreamActions
+	actions.Description = "what operators have done"
+	actions.Subjects = []string{contract.ActionSubject("*")}
+	actions.Discard = jetstream.DiscardOld
+	actions.MaxMsgSize = contract.MaxMessageBytes
+	actions.MaxBytes = actionsBytes
+	actions.MaxAge = actionsAge
+	actions.Duplicates = jobsWindow
+
+	list := make([]asset, 0, 5)
+	for _, cfg := range []jetstream.StreamConfig{jobs, profiles, dead, events, actions} {
 		cfg.Storage = jetstream.FileStorage
 		cfg.Replicas = s.Replicas
 		list = append(list, asset{

@@ -1,5 +1,5 @@
-// Package cli is the command line of both workers: run, check, send and
-// dead-letters.
+// Package cli is the command line of both workers: run, check, send, jobs,
+// dead-letters, destinations and actions.
 //
 // It promises to a script: what was asked for is on standard output, one JSON
 // object a line with --json; everything else, progress included, is on standard
@@ -86,7 +86,7 @@ or refused, 4 broker unreachable, 130 interrupted.`,
 	}
 	root.PersistentFlags().StringVar(&s.configFile, "config", "",
 		"configuration file (default $ATTENTIVE_RELAY_CONFIG, else ./relay.yaml)")
-	root.AddCommand(s.runCommand(), s.checkCommand(), s.sendCommand(), s.deadLettersCommand())
+	root.AddCommand(s.runCommand(), s.checkCommand(), s.sendCommand(), s.deadLettersCommand(), s.destinationsCommand(), s.actionsCommand())
 	return root
 }
 
@@ -145,6 +145,20 @@ func (s *session) log() *slog.Logger {
 			return a
 		},
 	}))
+}
+
+// offer has the shell complete a flag with values. The flag must be defined.
+func offer(cmd *cobra.Command, flag string, values []string) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // a mistake of ours
+	}
+}
+
+// required has cobra insist on a flag. The flag must be defined.
+func required(cmd *cobra.Command, flag string) {
+	if err := cmd.MarkFlagRequired(flag); err != nil {
+		panic(err) // a mistake of ours
+	}
 }
 
 // jsonFlag adds --json.

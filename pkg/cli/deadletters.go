@@ -49,13 +49,8 @@ func (f *filter) flags(flags *pflag.FlagSet) {
 
 // complete offers the closed lists to the shell.
 func (f *filter) complete(cmd *cobra.Command) {
-	offer := func(flag string, values []string) {
-		if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
-			panic(err) // the flag is defined above
-		}
-	}
-	offer("reason", texts(fault.DeadLetterReasons()))
-	offer("kind", texts(contract.Kinds()))
+	offer(cmd, "reason", texts(fault.DeadLetterReasons()))
+	offer(cmd, "kind", texts(contract.Kinds()))
 }
 
 // parse judges the flags. A destination may be one that is configured no more.

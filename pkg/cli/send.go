@@ -114,9 +114,7 @@ done once however often it is published.`,
 	jsonFlag(f, &send.json, "what happens to the job")
 	cmd.MarkFlagsOneRequired("campaign", s.program.Send.NameFlag)
 	cmd.MarkFlagsMutuallyExclusive("campaign", s.program.Send.NameFlag)
-	if err := cmd.MarkFlagRequired("destination"); err != nil {
-		panic(err) // the flag is defined above
-	}
+	required(cmd, "destination")
 	return cmd
 }
 

@@ -46,6 +46,10 @@ func EventSubject(k Kind, destination, job string) string {
 	return root + "event." + string(k) + "." + destination + "." + job
 }
 
+// ActionSubject returns the subject of what operators have done; the verb may be
+// the wildcard "*".
+func ActionSubject(verb string) string { return root + "action." + verb }
+
 // DeadSubject returns the subject of a dead letter. What is no kind, or no
 // subject token, becomes "unknown"; a destination, "_unknown". Kind and destination
 // may be the wildcard "*".

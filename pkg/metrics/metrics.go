@@ -53,6 +53,7 @@ type Metrics struct {
 	limiterUtilization *prometheus.GaugeVec
 	blocked            *prometheus.GaugeVec
 	owned              *prometheus.GaugeVec
+	paused             *prometheus.GaugeVec
 	pgpKeyDaysLeft     *prometheus.GaugeVec
 	unclaimed          *prometheus.GaugeVec
 
@@ -157,6 +158,12 @@ func (m *Metrics) Owned(destination string) prometheus.Gauge {
 	return m.owned.WithLabelValues(m.label(destination))
 }
 
+// Paused is 1 while an operator has paused the destination, in every process that
+// is configured to work it, else 0.
+func (m *Metrics) Paused(destination string) prometheus.Gauge {
+	return m.paused.WithLabelValues(m.label(destination))
+}
+
 // Unclaimed is how many messages of kind wait for destinations that no
 // configuration names. One process of a program looks; the others say 0.
 func (m *Metrics) Unclaimed(kind contract.Kind) prometheus.Gauge {
@@ -221,6 +228,8 @@ func (m *Metrics) register(r *registry) {
 		"1 while the work of a kind waits for the cause of a block to go away.", "kind", "destination", "scope", "reason")
 	m.owned = r.gauge("relay_owned", "boolean",
 		"1 while this process owns the destination.", "destination")
+	m.paused = r.gauge("relay_paused", "boolean",
+		"1 while an operator has paused the destination: its messages wait.", "destination")
 	m.unclaimed = r.gauge("relay_unclaimed_messages", "messages",
 		"Messages for destinations that no configuration names; one process of a program looks.", "kind")
 	m.pgpKeyDaysLeft = r.gauge("relay_pgp_key_days_left", "days",
@@ -268,6 +277,7 @@ func (m *Metrics) create(d Destination) {
 	product(func(v ...string) { m.blocked.WithLabelValues(v...) },
 		kinds, ids, texts(fault.Scopes()), texts(fault.BlockReasons()))
 	m.owned.WithLabelValues(d.ID)
+	m.paused.WithLabelValues(d.ID)
 	if !calls {
 		product(func(v ...string) { m.bytes.WithLabelValues(v...) }, ids, texts(byteStages()))
 		return

@@ -141,6 +141,7 @@ func TestZeroIsVisibleFromTheStart(t *testing.T) {
 		{"relay_dead_letters_total", 5 * len(fault.DeadLetterReasons()), "destination=acme-attributes kind=subscribe reason=stale_consent"},
 		{"relay_blocked", 5 * 3 * len(fault.BlockReasons()), "destination=acme-segments kind=segment reason=host_key_unknown scope=account"},
 		{"relay_owned", 2, "destination=acme-segments"},
+		{"relay_paused", 2, "destination=acme-segments"},
 		{"relay_profiles_skipped_total", 2 * 2, "cause=unchanged destination=acme-attributes kind=unsubscribe"},
 		{"relay_job_duration_seconds", 2, "destination=acme-attributes kind=expand"},
 		{"relay_call_duration_seconds", 7, "destination=acme-attributes endpoint=me"},
@@ -224,6 +225,7 @@ func TestEachMethodMovesItsOwnMetric(t *testing.T) {
 		{"relay_limiter_utilization_ratio", m.LimiterUtilization("acme-api", Subscribe)},
 		{"relay_blocked", m.Blocked(contract.Subscribe, attributes, Block{fault.ScopeEndpoint, fault.ScopeMissing})},
 		{"relay_owned", m.Owned(segments)},
+		{"relay_paused", m.Paused(segments)},
 		{"relay_pgp_key_days_left", m.PGPKeyDaysLeft(segments)},
 	}
 	for _, tt := range tests {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -26,6 +27,7 @@ import (
 	"attentive.internal/pkg/ledger"
 	"attentive.internal/pkg/metrics"
 	"attentive.internal/pkg/owner"
+	"attentive.internal/pkg/pause"
 	"attentive.internal/pkg/queuedepth"
 	"attentive.internal/pkg/source"
 	"attentive.internal/pkg/sweep"
@@ -194,6 +196,18 @@ func (r *runner) work(ctx context.Context, conn *broker.Conn, cfg *config.Config
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.options.Quarantine.Run(ctx) })
 	g.Go(func() error {
+		parts.Pauses.Run(ctx, func(paused []string) {
+			for _, d := range destinations {
+				value := 0.
+				if slices.Contains(paused, d.ID) {
+					value = 1
+				}
+				m.Paused(d.ID).Set(value)
+			}
+		})
+		return nil
+	})
+	g.Go(func() error {
 		m.WatchQueues(ctx, queuedepth.New(conn.JS, destinations).Read, r.log)
 		return nil
 	})
@@ -210,13 +224,23 @@ func (r *runner) work(ctx context.Context, conn *broker.Conn, cfg *config.Config
 			plan.Destinations = append(plan.Destinations, d.ID)
 		}
 	}
-	g.Go(func() error { return r.sweep(ctx, leases, parts, owners.Named) })
+	g.Go(func() error { return r.sweep(ctx, leases, parts, named(owners, parts.Pauses)) })
 	g.Go(func() error {
 		return owners.Run(ctx, plan, func(ctx context.Context, account string, tenure *owner.Tenure) error {
 			return r.program.Work(ctx, parts, accounts[account], tenure)
 		})
 	})
 	return g.Wait()
+}
+
+// named returns what tells which destinations are not to be swept: those that the
+// configuration of a live replica names, and those that an operator has paused.
+func named(owners *owner.Owner, pauses *pause.Board) func() ([]string, bool) {
+	return func() ([]string, bool) {
+		configured, known := owners.Named()
+		paused, seen := pauses.Paused()
+		return append(configured, paused...), known && seen
+	}
 }
 
 // sweep gives up what no replica of the program has a name for, whenever the
@@ -294,7 +318,7 @@ func (r *runner) parts(ctx context.Context, conn *broker.Conn, cfg *config.Confi
 		}
 		return store
 	}
-	leases, entries := bucket(broker.BucketOwners), bucket(broker.BucketLedger)
+	leases, entries, pauses := bucket(broker.BucketOwners), bucket(broker.BucketLedger), bucket(broker.BucketPauses)
 	audiences, rejects := objects(broker.ObjectsAudiences), objects(broker.ObjectsRejects)
 	if err != nil {
 		return Parts{}, nil, err
@@ -315,5 +339,6 @@ func (r *runner) parts(ctx context.Context, conn *broker.Conn, cfg *config.Confi
 		Config:  cfg,
 		Sources: sources,
 		Rejects: rejects,
+		Pauses:  pause.NewBoard(pauses, r.log),
 	}, leases, nil
 }

@@ -37,6 +37,7 @@ import (
 	"attentive.internal/pkg/job"
 	"attentive.internal/pkg/ops"
 	"attentive.internal/pkg/owner"
+	"attentive.internal/pkg/pause"
 	"attentive.internal/pkg/queue"
 	"attentive.internal/pkg/source"
 )
@@ -86,10 +87,12 @@ type Parts struct {
 	Sources *source.Opener
 	// Rejects keeps the rows that cannot be sent.
 	Rejects jetstream.ObjectStore
+	// Pauses shows which destinations are not to be worked.
+	Pauses *pause.Board
 }
 
-// Destinations works each destination of the account in a tenure of its own
-// until ctx ends, and returns when all work has returned. What fails for one is
+// Destinations works each destination of the account that is not paused in a
+// tenure of its own until ctx ends, and returns when all work has returned. What fails for one is
 // logged and tried again, and does not disturb the others. tenure and ctx are
 // the account's.
 func (p Parts) Destinations(ctx context.Context, account config.Account, tenure *owner.Tenure,
@@ -101,7 +104,7 @@ func (p Parts) Destinations(ctx context.Context, account config.Account, tenure 
 			return tenure.Destination(ctx, d.ID, func(ctx context.Context, tenure *owner.Tenure) error {
 				p.Metrics.Owned(d.ID).Set(1)
 				defer p.Metrics.Owned(d.ID).Set(0)
-				return work(ctx, d, tenure)
+				return p.Pauses.Work(ctx, d.ID, func(ctx context.Context) error { return work(ctx, d, tenure) })
 			})
 		})
 	}
