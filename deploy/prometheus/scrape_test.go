@@ -47,6 +47,9 @@ func TestRealRun(t *testing.T) {
 	s.expect(2, `up{job="attentive-relay"} == 1`)
 	done("both workers are scraped")
 	r.served()
+	r.command(0, "attributes-worker", "destinations", "pause", account.Attributes, "--because", "to see it")
+	s.expect(1, `relay_paused{destination="`+account.Attributes+`"} == 1`)
+	r.command(0, "attributes-worker", "destinations", "resume", account.Attributes)
 	work(r)
 	done("jobs are sent")
 
