@@ -19,8 +19,13 @@ import (
 
 func connect(t *testing.T, s *sandboxtest.Running) *attentive.Client {
 	t.Helper()
+	return connectTo(t, s.APIURL())
+}
+
+func connectTo(t *testing.T, url string) *attentive.Client {
+	t.Helper()
 	c, err := attentive.New(attentive.Config{
-		BaseURL: s.APIURL(),
+		BaseURL: url,
 		Key:     func() (string, error) { return sandboxtest.Token, nil },
 		Timeout: 2 * time.Second,
 	})
