@@ -58,14 +58,29 @@ type Broker struct {
 	// URL of the server, or several of one cluster, separated by commas.
 	// Default nats://127.0.0.1:4222.
 	URL string
-	// CredentialsFile is the NATS credentials file (a path); empty: none. The
-	// client reads it again at every connect.
+	// CredentialsFile holds a NATS user's JWT and key, or its key alone (a path);
+	// empty: none. The client reads it again at every connect.
 	CredentialsFile string
+	// TLS of the connection.
+	TLS BrokerTLS
+	// InboxPrefix begins the subjects that the broker answers to. Default
+	// _INBOX.
+	InboxPrefix string
 	// Replicas of each stream and bucket: 1 (default), 3 or 5.
 	Replicas int
 	// ManageStreams is true (default) when the workers create and update
 	// streams and buckets, false when they only check them.
 	ManageStreams bool
+}
+
+// BrokerTLS names the files of a TLS connection, in PEM format. The client reads
+// them again at every connect.
+type BrokerTLS struct {
+	// CAFile holds the certificates that the broker's is signed by; empty: those
+	// of the system.
+	CAFile string
+	// CertificateFile and KeyFile are shown to a broker that asks; empty: none.
+	CertificateFile, KeyFile string
 }
 
 // Warnings returns what is allowed but perhaps not meant, in file order.

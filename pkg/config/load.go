@@ -141,15 +141,20 @@ func (r *reader) config(v value) *Config {
 	return cfg
 }
 
-var defaultBroker = Broker{URL: "nats://127.0.0.1:4222", Replicas: 1, ManageStreams: true}
+var defaultBroker = Broker{URL: "nats://127.0.0.1:4222", InboxPrefix: "_INBOX", Replicas: 1, ManageStreams: true}
+
+var inboxPrefix = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,3}$`)
 
 func readBroker(v value) Broker {
 	m := v.mapping()
 	b := Broker{
 		URL:             get(m, "url", defaultBroker.URL, readBrokerURL),
-		CredentialsFile: get(m, "credentials", "", readCredentialsFile),
-		Replicas:        get(m, "replicas", defaultBroker.Replicas, oneOf(1, 3, 5)),
-		ManageStreams:   get(m, "manage_streams", defaultBroker.ManageStreams, boolean),
+		CredentialsFile: get(m, "credentials", "", fileReference("the NATS client reads its credentials from a file")),
+		TLS:             get(m, "tls", BrokerTLS{}, readBrokerTLS),
+		InboxPrefix: get(m, "inbox_prefix", defaultBroker.InboxPrefix,
+			matching(inboxPrefix, "write letters, digits, _ and -, with dots between, as _INBOX_relay")),
+		Replicas:      get(m, "replicas", defaultBroker.Replicas, oneOf(1, 3, 5)),
+		ManageStreams: get(m, "manage_streams", defaultBroker.ManageStreams, boolean),
 	}
 	m.done()
 	return b
@@ -176,18 +181,34 @@ func readBrokerURL(v value) string {
 
 func hasScheme(u *url.URL, schemes ...string) bool { return slices.Contains(schemes, u.Scheme) }
 
-// readCredentialsFile reads the reference to a NATS credentials file. The NATS
-// client reads the file itself, so a variable cannot hold it.
-func readCredentialsFile(v value) string {
-	const remedy = "write {file: PATH}: the NATS client reads its credentials from a file"
-	if v.node.Kind != yaml.MappingNode {
-		v.unlike("a mapping", remedy)
-		return ""
+// fileReference returns a read of the reference to a secret that the NATS client
+// reads itself, so that a variable cannot hold it.
+func fileReference(why string) func(value) string {
+	remedy := "write {file: PATH}: " + why
+	return func(v value) string {
+		if v.node.Kind != yaml.MappingNode {
+			v.unlike("a mapping", remedy)
+			return ""
+		}
+		m := v.mapping()
+		path := need(m, "file", remedy, file)
+		m.done()
+		return path
 	}
+}
+
+func readBrokerTLS(v value) BrokerTLS {
 	m := v.mapping()
-	path := need(m, "file", remedy, file)
+	t := BrokerTLS{
+		CAFile:          get(m, "ca", "", file),
+		CertificateFile: get(m, "certificate", "", file),
+		KeyFile:         get(m, "private_key", "", fileReference("the NATS client reads its key from a file")),
+	}
+	if m.has("certificate") != m.has("private_key") {
+		m.fault("has only one of certificate and private_key", "name both, or none where the broker asks for no certificate")
+	}
 	m.done()
-	return path
+	return t
 }
 
 func readAddress(v value) string {

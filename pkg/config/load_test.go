@@ -118,7 +118,11 @@ func TestLoadFull(t *testing.T) {
 		t.Errorf("destinations (-want +got):\n%s", diff)
 	}
 	broker := config.Broker{
-		URL: "nats://a.example.com:4222,tls://b.example.com", CredentialsFile: "testdata/keys/relay.creds", Replicas: 3,
+		URL: "nats://a.example.com:4222,tls://b.example.com", CredentialsFile: "testdata/keys/relay.creds",
+		TLS: config.BrokerTLS{
+			CAFile: "testdata/keys/ca.pem", CertificateFile: "testdata/keys/relay.pem", KeyFile: "testdata/keys/relay.key",
+		},
+		InboxPrefix: "_INBOX_relay", Replicas: 3,
 	}
 	rest := config.Config{
 		Broker: broker, OpsAddress: ":9000", SourcePrefixes: []string{"file:///srv/audiences/"}, Lease: 30 * time.Second,
@@ -193,7 +197,7 @@ func TestWarnings(t *testing.T) {
 	t.Parallel()
 	tests := map[string][]string{
 		"full.yaml": {
-			"testdata/full.yaml:19:27: credentials[0].private_key_passphrase: environment variable CONFIG_TEST_NEVER_SET is not set; " +
+			"testdata/full.yaml:21:27: credentials[0].private_key_passphrase: environment variable CONFIG_TEST_NEVER_SET is not set; " +
 				"set it and start again; until then what needs it is blocked",
 		},
 		"minimal.yaml":  nil,

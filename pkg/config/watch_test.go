@@ -167,6 +167,59 @@ func TestWatchFollowsSecrets(t *testing.T) {
 	})
 }
 
+// TestWatchFollowsProjectedVolumes: Kubernetes never writes a mounted ConfigMap or
+// Secret. It makes a folder of the new files and swaps a link to it.
+func TestWatchFollowsProjectedVolumes(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	// project does what the kubelet's atomic writer does.
+	project := func(t *testing.T, version string, files map[string]string) {
+		t.Helper()
+		for name, text := range files {
+			if err := errors.Join(
+				os.MkdirAll(filepath.Join(dir, version), 0o700),
+				os.WriteFile(filepath.Join(dir, version, name), []byte(text), 0o600),
+			); err != nil {
+				t.Fatal(err)
+			}
+		}
+		next := filepath.Join(dir, "..data_tmp")
+		if err := errors.Join(os.Symlink(version, next), os.Rename(next, filepath.Join(dir, "..data"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := apiConfig("api_key: {file: key}")
+	project(t, "..2026_01", map[string]string{"relay.yaml": file, "key": "key-1"})
+	for _, name := range []string{"relay.yaml", "key"} {
+		if err := os.Symlink(filepath.Join("..data", name), filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		w := &watched{dir: dir, path: filepath.Join(dir, "relay.yaml"), outcomes: make(chan outcome, 16)}
+		cfg, err := config.Load(w.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		stopped := make(chan struct{})
+		go func() {
+			defer close(stopped)
+			config.Watch(ctx, cfg, nil, func(cfg *config.Config, err error) { w.outcomes <- outcome{cfg, err} })
+		}()
+		defer func() { cancel(); <-stopped }()
+
+		project(t, "..2026_02", map[string]string{"relay.yaml": "lease: 20s\n" + file, "key": "key-2"})
+		if o := w.one(t); o.err != nil || o.cfg.Lease != 20*time.Second || o.cfg.Credentials[0].Account() == cfg.Credentials[0].Account() {
+			t.Errorf("got %+v, want the new file with the new key", o)
+		}
+		project(t, "..2026_03", map[string]string{"relay.yaml": "lease: 20s\n" + file, "key": "key-3"})
+		if o := w.one(t); o.err != nil || o.cfg.Lease != 20*time.Second {
+			t.Errorf("got %+v, want the third key", o)
+		}
+	})
+}
+
 // TestWatchFollowsMissingFiles: a file whose absence was the fault is looked for.
 func TestWatchFollowsMissingFiles(t *testing.T) {
 	t.Parallel()
