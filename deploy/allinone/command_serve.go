@@ -93,8 +93,8 @@ func embedded(b config.Broker) (string, error) {
 		return "", fmt.Errorf("broker.url: %w", err)
 	case u.Scheme != "nats" || u.Hostname() == "":
 		return "", fmt.Errorf("broker.url %s: serve embeds its broker; name one nats:// address of this machine, as nats://127.0.0.1:4222", b.URL)
-	case b.CredentialsFile != "":
-		return "", errors.New("broker.credentials: the embedded broker knows no users; leave them out")
+	case b.CredentialsFile != "" || b.TLS != config.BrokerTLS{}:
+		return "", errors.New("broker.credentials and broker.tls: the embedded broker knows no users and no TLS; leave them out")
 	case b.Replicas > 1:
 		return "", fmt.Errorf("broker.replicas %d: the embedded broker is one server; use 1", b.Replicas)
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -86,6 +87,16 @@ func guarded(t *testing.T) string {
 	return "nats://relay:wrong-secret@" + s.Addr().String()
 }
 
+// written returns the path of a file of the name that holds the text.
+func written(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func TestConnectSaysWhatToDo(t *testing.T) {
 	t.Parallel()
 	nowhere := "nats://user:wrong-secret@" + freeAddress(t)
@@ -97,6 +108,21 @@ func TestConnectSaysWhatToDo(t *testing.T) {
 		{"no URL", broker.Options{}, []string{"broker.url"}},
 		{"nobody listens", broker.Options{URL: nowhere}, []string{"refused", "check that the broker runs", strings.Split(nowhere, "@")[1]}},
 		{"password refused", broker.Options{URL: guarded(t)}, []string{"Authorization Violation", "broker.credentials"}},
+		{
+			"credentials of no kind",
+			broker.Options{URL: nowhere, CredentialsFile: written(t, "relay.creds", "neither")},
+			[]string{"relay.creds", "neither a JWT nor an nkey seed", "broker.credentials"},
+		},
+		{
+			"certificates missing",
+			broker.Options{URL: nowhere, CAFile: filepath.Join(t.TempDir(), "ca.pem")},
+			[]string{"ca.pem", "no such file"},
+		},
+		{
+			"certificates of no kind",
+			broker.Options{URL: nowhere, CAFile: written(t, "ca.pem", "none")},
+			[]string{"ca.pem", "failed to parse root certificate"},
+		},
 		{
 			"credentials missing",
 			broker.Options{URL: nowhere, CredentialsFile: filepath.Join(t.TempDir(), "relay.creds")},

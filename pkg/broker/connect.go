@@ -3,11 +3,11 @@ package broker
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -40,9 +40,16 @@ type Options struct {
 	URL string
 	// Name is shown in the server's list of connections.
 	Name string
-	// CredentialsFile holds a NATS user's JWT and key; empty means none. It is
-	// read again at each connect.
+	// CredentialsFile holds a NATS user's JWT and key, or the key alone; empty
+	// means none. It is read again at each connect.
 	CredentialsFile string
+	// CAFile holds the certificates that the server's is signed by; empty means
+	// those of the system. CertificateFile and KeyFile are for a server that asks
+	// who the client is. All are read again at each connect.
+	CAFile, CertificateFile, KeyFile string
+	// InboxPrefix begins the subjects of answers; empty means _INBOX. A user who
+	// may subscribe to it reads what others are answered.
+	InboxPrefix string
 	// InProcess is an embedded server to use instead of URL.
 	InProcess nats.InProcessConnProvider
 }
@@ -58,10 +65,11 @@ type Conn struct {
 	log    *slog.Logger
 	closed chan struct{} // closed once NC is closed for good
 
-	mu   sync.Mutex    // guards up, lost and err
-	up   chan struct{} // closed while connected
-	lost chan struct{} // closed while not connected
-	err  error         // why the last attempt to connect failed
+	mu     sync.Mutex    // guards the rest
+	up     chan struct{} // closed while connected
+	lost   chan struct{} // closed while not connected
+	err    error         // why the last attempt to connect failed
+	asking map[*asking]struct{}
 }
 
 // Connect returns once the broker has answered. From then on the connection
@@ -73,14 +81,16 @@ func Connect(ctx context.Context, opt Options, log *slog.Logger) (*Conn, error) 
 	if opt.URL == "" && opt.InProcess == nil {
 		return nil, errors.New("connect to broker: no URL; set broker.url, for example nats://127.0.0.1:4222")
 	}
-	if opt.CredentialsFile != "" {
-		if _, err := os.Stat(opt.CredentialsFile); err != nil {
-			return nil, fmt.Errorf("connect to broker %s: credentials: %w; set broker.credentials to a readable .creds file", opt, err)
-		}
+	who, err := opt.login()
+	if err != nil {
+		return nil, fmt.Errorf("connect to broker %s: %w", opt, err)
 	}
-	c := &Conn{log: log, closed: make(chan struct{}), up: make(chan struct{}), lost: make(chan struct{})}
+	c := &Conn{
+		log: log, closed: make(chan struct{}), up: make(chan struct{}), lost: make(chan struct{}),
+		asking: make(map[*asking]struct{}),
+	}
 	close(c.lost)
-	nc, err := nats.Connect(opt.URL, c.natsOptions(opt)...)
+	nc, err := nats.Connect(opt.URL, append(c.natsOptions(opt), who...)...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to broker %s: %w", opt, err)
 	}
@@ -129,12 +139,10 @@ func (c *Conn) natsOptions(opt Options) []nats.Option {
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { c.disconnected(err) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			c.refused(err)
+			c.forbid(err)
 			c.log.Warn("broker reports an error", "err", err)
 		}),
 		nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }),
-	}
-	if opt.CredentialsFile != "" {
-		options = append(options, nats.UserCredentials(opt.CredentialsFile))
 	}
 	if opt.InProcess != nil {
 		options = append(options, nats.InProcessServer(opt.InProcess))
@@ -207,6 +215,9 @@ func remedy(err error) string {
 		return "the broker answers but refuses this user: check broker.credentials"
 	case errors.Is(err, nats.ErrSecureConnRequired), errors.Is(err, nats.ErrSecureConnWanted):
 		return "the broker and broker.url disagree about TLS: use tls:// where it wants TLS"
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return "the broker's certificate is not one for this address that is signed by broker.tls.ca, or by the system's authorities without it"
 	}
 	return "check that the broker runs and that broker.url is its address"
 }

@@ -33,9 +33,11 @@ const (
 
 // Store publishes m and returns once the stream has stored it. A message
 // whose Nats-Msg-Id the stream remembers is not stored again; the answer says
-// so. After an error other than ErrFull and ErrMissing the message may be
+// so. After an error other than ErrFull, ErrMissing and ErrForbidden the message may be
 // stored or not: only a message with an id may simply be stored again.
 func (c *Conn) Store(ctx context.Context, stream string, m *nats.Msg) (*jetstream.PubAck, error) {
+	ctx, done := c.UnlessForbidden(ctx, m.Subject)
+	defer done()
 	ack, err := c.JS.PublishMsg(ctx, m, jetstream.WithExpectStream(stream))
 	if errors.Is(err, jetstream.ErrNoStreamResponse) && !c.leaderless(ctx, stream) {
 		err = jetstream.ErrStreamNotFound
@@ -43,6 +45,8 @@ func (c *Conn) Store(ctx context.Context, stream string, m *nats.Msg) (*jetstrea
 	switch {
 	case err == nil:
 		return ack, nil
+	case errors.Is(context.Cause(ctx), ErrForbidden):
+		err = context.Cause(ctx)
 	case unanswered(err):
 		err = fmt.Errorf("%w (%w): it may be stored or not; store the same message again, its id keeps it from being stored twice", ErrUnanswered, err)
 	default:

@@ -95,6 +95,9 @@ func (c *Client) job(ctx context.Context, k contract.Kind, j job) (Receipt, erro
 	// The broker compares ids, not content: had another job this id, it was
 	// dropped just now, and nobody else would ever know.
 	kept, err := c.kept(ctx, k, j, r)
+	if errors.Is(err, broker.ErrForbidden) {
+		return r, nil // and nobody has begun with the job: nothing can be compared yet
+	}
 	if err != nil {
 		return Receipt{}, fmt.Errorf("publish job %s: the broker knows the id already; find the job it belongs to: %w", j.GetId(), err)
 	}
@@ -105,18 +108,20 @@ func (c *Client) job(ctx context.Context, k contract.Kind, j job) (Receipt, erro
 }
 
 // kept returns the fingerprint of the job that the broker has under j's id.
-// The queue holds it until it is done; the ledger from when it was begun.
+// The queue holds it until it is done; the ledger from when it was begun. A
+// publisher whose permissions keep it from reading the queue, where the jobs of
+// others are, learns only of the second.
 func (c *Client) kept(ctx context.Context, k contract.Kind, j job, r Receipt) (string, error) {
 	stream, err := c.conn.JS.Stream(ctx, r.Stream)
 	if err != nil {
 		return "", broker.Explain(err)
 	}
-	m, err := stream.GetMsg(ctx, r.Sequence)
-	if err == nil {
+	m, queued := c.queued(ctx, stream, r.Sequence)
+	if queued == nil {
 		return ledger.Fingerprint(m.Data), nil
 	}
-	if !errors.Is(err, jetstream.ErrMsgNotFound) {
-		return "", err
+	if !errors.Is(queued, jetstream.ErrMsgNotFound) && !errors.Is(queued, broker.ErrForbidden) {
+		return "", queued
 	}
 	kv, err := c.conn.JS.KeyValue(ctx, broker.BucketLedger)
 	if err != nil {
@@ -124,10 +129,22 @@ func (c *Client) kept(ctx context.Context, k contract.Kind, j job, r Receipt) (s
 	}
 	record, ok, err := ledger.New(kv).Find(ctx, k, j.GetDestination(), j.GetId())
 	if err == nil && !ok {
-		err = errors.New("it is neither in the queue nor in the ledger; use a new id")
+		err = fmt.Errorf("it is neither in the queue (%w) nor in the ledger; use a new id", queued)
 	}
 	if err != nil {
 		return "", err
 	}
 	return record.Entry().Fingerprint, nil
+}
+
+// queued returns the message of the queue. It fails with [broker.ErrForbidden]
+// when this client may not read it.
+func (c *Client) queued(ctx context.Context, stream jetstream.Stream, sequence uint64) (*jetstream.RawStreamMsg, error) {
+	ctx, done := c.conn.UnlessForbidden(ctx, "$JS.API.STREAM.MSG.GET."+broker.StreamJobs)
+	defer done()
+	m, err := stream.GetMsg(ctx, sequence)
+	if err != nil && errors.Is(context.Cause(ctx), broker.ErrForbidden) {
+		err = context.Cause(ctx)
+	}
+	return m, err
 }

@@ -36,6 +36,8 @@ type Server struct {
 	port int
 	nats *server.Server
 
+	users []*server.NkeyUser // none: everybody may do everything
+
 	// Set in a cluster.
 	routePort int
 	cluster   []*url.URL // routes to the other members
@@ -44,7 +46,13 @@ type Server struct {
 // Start runs a server until the end of the test.
 func Start(t testing.TB) *Server {
 	t.Helper()
-	s := &Server{Dir: t.TempDir(), t: t, port: server.RANDOM_PORT}
+	return StartFor(t)
+}
+
+// StartFor runs a server that knows only the users, unless there are none.
+func StartFor(t testing.TB, users ...*server.NkeyUser) *Server {
+	t.Helper()
+	s := &Server{Dir: t.TempDir(), t: t, port: server.RANDOM_PORT, users: users}
 	s.run()
 	s.port = s.nats.Addr().(*net.TCPAddr).Port
 	s.URL = fmt.Sprintf("nats://127.0.0.1:%d", s.port)
@@ -71,6 +79,7 @@ func (s *Server) options() *server.Options {
 		JetStreamMaxMemory: 256 << 20,
 		NoLog:              true,
 		NoSigs:             true,
+		Nkeys:              s.users,
 	}
 	if s.cluster != nil {
 		opts.ServerName = s.Name
@@ -135,9 +144,15 @@ func (s *Server) Conn(t testing.TB) *broker.Conn {
 // is ensured. The url may be that of a [Proxy].
 func Connect(t testing.TB, url string) *broker.Conn {
 	t.Helper()
+	return ConnectAs(t, broker.Options{URL: url, Name: t.Name()})
+}
+
+// ConnectAs is Connect for servers that want to know who is there.
+func ConnectAs(t testing.TB, opt broker.Options) *broker.Conn {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), readyTimeout)
 	defer cancel()
-	c, err := broker.Connect(ctx, broker.Options{URL: url, Name: t.Name()}, slog.New(slog.DiscardHandler))
+	c, err := broker.Connect(ctx, opt, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

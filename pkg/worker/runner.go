@@ -101,7 +101,8 @@ var (
 // run connects, and works under one configuration after the other.
 func (r *runner) run(ctx context.Context, cfg *config.Config) error {
 	r.metrics(cfg) // to be seen while the broker is not
-	opt := broker.Options{URL: cfg.Broker.URL, Name: r.id, CredentialsFile: cfg.Broker.CredentialsFile, InProcess: r.options.InProcess}
+	opt := BrokerOptions(cfg, r.id)
+	opt.InProcess = r.options.InProcess
 	r.log.Info("connecting to the broker", "broker", opt.String())
 	r.set(fmt.Errorf("the broker (%s) has not answered yet", opt))
 	conn, err := broker.Connect(ctx, opt, r.log)
@@ -149,8 +150,8 @@ func (r *runner) generation(ctx context.Context, conn *broker.Conn, cfg *config.
 				return
 			}
 			r.log.Info("the configuration has changed: work goes on under the new one")
-			if cfg.Broker.URL != changed.Broker.URL || cfg.Broker.CredentialsFile != changed.Broker.CredentialsFile || cfg.OpsAddress != changed.OpsAddress {
-				r.log.Warn("broker.url, broker.credentials and ops_address take effect when the process is started again")
+			if BrokerOptions(cfg, r.id) != BrokerOptions(changed, r.id) || cfg.OpsAddress != changed.OpsAddress {
+				r.log.Warn("ops_address, and how to reach the broker, take effect when the process is started again")
 			}
 			next = changed
 			stop(owner.ErrAgain)
@@ -212,7 +213,7 @@ func (r *runner) work(ctx context.Context, conn *broker.Conn, cfg *config.Config
 		return nil
 	})
 	g.Go(func() error {
-		r.watch(ctx, conn, settings(cfg))
+		r.watch(ctx, conn, BrokerSettings(cfg))
 		return nil
 	})
 	accounts := make(map[string]config.Account)
@@ -272,7 +273,18 @@ func (r *runner) watch(ctx context.Context, conn *broker.Conn, want broker.Setti
 	}
 }
 
-func settings(cfg *config.Config) broker.Settings {
+// BrokerOptions says how to reach the configured broker, as a client of the name.
+func BrokerOptions(cfg *config.Config, name string) broker.Options {
+	b := cfg.Broker
+	return broker.Options{
+		URL: b.URL, Name: name, CredentialsFile: b.CredentialsFile,
+		CAFile: b.TLS.CAFile, CertificateFile: b.TLS.CertificateFile, KeyFile: b.TLS.KeyFile,
+		InboxPrefix: b.InboxPrefix,
+	}
+}
+
+// BrokerSettings are the sizes of streams and buckets for cfg.
+func BrokerSettings(cfg *config.Config) broker.Settings {
 	return broker.Settings{Replicas: cfg.Broker.Replicas}
 }
 
@@ -299,7 +311,7 @@ func (r *runner) parts(ctx context.Context, conn *broker.Conn, cfg *config.Confi
 	if !cfg.Broker.ManageStreams {
 		prepare = conn.Check
 	}
-	err := prepare(ctx, settings(cfg))
+	err := prepare(ctx, BrokerSettings(cfg))
 	bucket := func(name string) (kv jetstream.KeyValue) {
 		if err != nil {
 			return nil
