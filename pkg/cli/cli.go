@@ -86,7 +86,8 @@ or refused, 4 broker unreachable, 130 interrupted.`,
 	}
 	root.PersistentFlags().StringVar(&s.configFile, "config", "",
 		"configuration file (default $ATTENTIVE_RELAY_CONFIG, else ./relay.yaml)")
-	root.AddCommand(s.runCommand(), s.checkCommand(), s.sendCommand(), s.deadLettersCommand(), s.destinationsCommand(), s.actionsCommand())
+	root.AddCommand(s.runCommand(), s.checkCommand(), s.sendCommand(), s.deadLettersCommand(), s.destinationsCommand(), s.actionsCommand(),
+		s.streamsCommand())
 	return root
 }
 
@@ -123,11 +124,7 @@ func (s *session) connect(ctx context.Context, cfg *config.Config, with func(*br
 func (s *session) dial(ctx context.Context, cfg *config.Config) (*broker.Conn, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, fmt.Errorf("no answer within %v", connectTimeout))
 	defer cancel()
-	conn, err := broker.Connect(ctx, broker.Options{
-		URL:             cfg.Broker.URL,
-		Name:            s.program.Name + " command line",
-		CredentialsFile: cfg.Broker.CredentialsFile,
-	}, s.log())
+	conn, err := broker.Connect(ctx, worker.BrokerOptions(cfg, s.program.Name+" command line"), s.log())
 	if err != nil {
 		return nil, fail(exitBroker, err)
 	}

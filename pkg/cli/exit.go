@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/fault"
 )
 
@@ -52,7 +53,7 @@ func judged(do func(*cobra.Command, []string) error) func(*cobra.Command, []stri
 	return func(cmd *cobra.Command, args []string) error {
 		err := do(cmd, args)
 		code := exitFailed
-		if fault.ClassOf(err) == fault.Permanent {
+		if fault.ClassOf(err) == fault.Permanent || errors.Is(err, broker.ErrForbidden) {
 			code = exitRefused
 		}
 		return fail(code, err)
