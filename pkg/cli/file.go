@@ -129,7 +129,7 @@ const reportRows = 5000
 // inspect reads the file as a worker will, so that what is wrong with it is
 // known before anything is published, and returns the number of its rows. The
 // columns must be there.
-func inspect(ctx context.Context, f File, columns []string, line *progress.Line) (rows uint64, err error) {
+func (s *sender) inspect(ctx context.Context, f File, columns []string, line *progress.Line) (rows uint64, err error) {
 	path, err := filepath.Abs(f.Path)
 	if err == nil {
 		path, err = filepath.EvalSymlinks(path)
@@ -141,7 +141,7 @@ func inspect(ctx context.Context, f File, columns []string, line *progress.Line)
 	if err != nil {
 		return 0, fmt.Errorf("file: %w", err)
 	}
-	opener, err := source.New(source.Config{Prefixes: []string{fileURL(filepath.Dir(path)) + "/"}})
+	opener, err := source.New(source.Config{Prefixes: []string{fileURL(filepath.Dir(path)) + "/"}, Limits: s.limits})
 	if err != nil {
 		return 0, fmt.Errorf("file %q: %w", f.Path, err)
 	}

@@ -23,6 +23,7 @@ import (
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/job"
 	"attentive.internal/pkg/publish"
+	"attentive.internal/pkg/source"
 )
 
 // Send is what differs between the programs in sending.
@@ -83,6 +84,7 @@ type sender struct {
 	encoding                  encoding
 	noFollow, json            bool
 	compose                   Compose
+	limits                    source.Limits
 }
 
 func (s *session) sendCommand() *cobra.Command {
@@ -123,6 +125,7 @@ func (s *sender) send(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.limits = source.LimitsOf(cfg.SourceLimits)
 	head, err := s.head(cfg)
 	if err != nil {
 		return fail(exitUsage, err)
@@ -193,7 +196,7 @@ func (s *sender) prepare(ctx context.Context, h Head, o Order) (rows uint64, err
 	line := s.screen.Begin(h.Destination.ID)
 	defer line.End()
 	for _, f := range o.Files {
-		n, err := inspect(ctx, f, o.Columns, line)
+		n, err := s.inspect(ctx, f, o.Columns, line)
 		if err != nil {
 			return 0, err
 		}

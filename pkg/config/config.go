@@ -41,6 +41,10 @@ type Config struct {
 	// SourcePrefixes are the URLs below which jobs may name sources. Default
 	// none: only inline rows and objects of the broker are read.
 	SourcePrefixes []string
+	// SourceLimits are the most that one source may hold.
+	SourceLimits SourceLimits
+	// S3 is the service that s3 URLs are about.
+	S3 S3
 	// Lease is how long an account stays with an owner that does not renew.
 	// Default 15 s, from 2 s to 60 s.
 	Lease time.Duration
@@ -81,6 +85,23 @@ type BrokerTLS struct {
 	CAFile string
 	// CertificateFile and KeyFile are shown to a broker that asks; empty: none.
 	CertificateFile, KeyFile string
+}
+
+// SourceLimits are the most that one source may hold. The defaults are the
+// limits of the contract; they can only be lowered.
+type SourceLimits struct {
+	Rows int
+	// Megabytes of 1,048,576 bytes, both as stored and unpacked.
+	Megabytes int
+}
+
+// S3 is a service that keeps objects in buckets. The credentials for it are those
+// of the worker's environment, see package source.
+type S3 struct {
+	// Endpoint is its URL. Default https://s3.amazonaws.com.
+	Endpoint string
+	// Region of the buckets; empty (default): the service is asked.
+	Region string
 }
 
 // Warnings returns what is allowed but perhaps not meant, in file order.

@@ -122,6 +122,8 @@ func (r *reader) config(v value) *Config {
 		Broker:         get(m, "broker", defaultBroker, readBroker),
 		OpsAddress:     get(m, "ops_address", "127.0.0.1:9464", readAddress),
 		SourcePrefixes: get(m, "source_prefixes", nil, listOf(readPrefix)),
+		SourceLimits:   get(m, "source_limits", mostOfSources, readSourceLimits),
+		S3:             get(m, "s3", defaultS3, readS3),
 		Lease:          get(m, "lease", 15*time.Second, duration(2*time.Second, time.Minute)),
 	}
 	credentials := &ids{what: "credential"}
@@ -227,36 +229,6 @@ func readAddress(v value) string {
 var hostname = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?$`)
 
 func isHost(s string) bool { return hostname.MatchString(s) || net.ParseIP(s) != nil }
-
-// readPrefix reads a URL that the URLs of sources may be below.
-func readPrefix(v value) string {
-	s := text(v)
-	if s == "" {
-		return ""
-	}
-	u, err := url.Parse(s)
-	switch {
-	case err != nil || !hasScheme(u, "file", "https", "s3"):
-		v.fault(fmt.Sprintf("is %q", s), "write a URL that begins with file://, https:// or s3://")
-	case u.User != nil:
-		v.fault("has a secret in it", "remove user and password")
-	case u.RawQuery != "" || u.Fragment != "":
-		v.fault(fmt.Sprintf("is %q", s), "remove what follows ? or #")
-	case u.Scheme == "file" && (u.Host != "" || !strings.HasPrefix(u.Path, "/")):
-		v.fault(fmt.Sprintf("is %q", s), "write an absolute path: file:///folder/")
-	case u.Scheme != "file" && u.Host == "":
-		v.fault(fmt.Sprintf("is %q", s), "name the host or bucket")
-	case strings.Contains(u.Path+"/", "/../"):
-		v.fault(fmt.Sprintf("is %q", s), `write the path without ".."`)
-	default:
-		if u.Scheme != "file" {
-			v.warn("is allowed, but sources by "+u.Scheme+" are not supported by this version",
-				"put sources into the broker's object store, or below a file:/// prefix")
-		}
-		return s
-	}
-	return ""
-}
 
 var idPattern = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
 

@@ -125,7 +125,9 @@ func TestLoadFull(t *testing.T) {
 		InboxPrefix: "_INBOX_relay", Replicas: 3,
 	}
 	rest := config.Config{
-		Broker: broker, OpsAddress: ":9000", SourcePrefixes: []string{"file:///srv/audiences/"}, Lease: 30 * time.Second,
+		Broker: broker, OpsAddress: ":9000", SourcePrefixes: []string{"file:///srv/audiences/"},
+		SourceLimits: config.SourceLimits{Rows: 40_000_000, Megabytes: 4096},
+		S3:           config.S3{Endpoint: "https://s3.example.com", Region: "eu-central-1"}, Lease: 30 * time.Second,
 		Credentials: got.Credentials, Destinations: got.Destinations,
 	}
 	if diff := cmp.Diff(rest, *got, compared()); diff != "" {
@@ -197,7 +199,7 @@ func TestWarnings(t *testing.T) {
 	t.Parallel()
 	tests := map[string][]string{
 		"full.yaml": {
-			"testdata/full.yaml:21:27: credentials[0].private_key_passphrase: environment variable CONFIG_TEST_NEVER_SET is not set; " +
+			"testdata/full.yaml:23:27: credentials[0].private_key_passphrase: environment variable CONFIG_TEST_NEVER_SET is not set; " +
 				"set it and start again; until then what needs it is blocked",
 		},
 		"minimal.yaml":  nil,

@@ -60,6 +60,13 @@ const (
 // letter has room for its headers below the broker's limit of 1 MiB.
 const MaxMessageBytes = 768 << 10
 
+// The most that one source may hold. Configurations may allow less.
+const (
+	MaxSourceRows = 100_000_000
+	// MaxSourceBytes is for the bytes as stored and, once more, unpacked.
+	MaxSourceBytes = 16 << 30
+)
+
 // KindOf returns the queue of a profile, or "" for one without an operation.
 func KindOf(p *attentivev1.Profile) Kind {
 	switch p.GetOperation().(type) {

@@ -30,6 +30,8 @@ func remedy(program string) string {
 		return "apt-get install prometheus"
 	case "shellcheck":
 		return "apt-get install shellcheck"
+	case "versitygw":
+		return "go install github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 	case "nats":
 		return "go install github.com/nats-io/natscli/nats@v0.5.1"
 	}

@@ -9,6 +9,8 @@ import (
 	"io"
 
 	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/fault"
 	attentivev1 "attentive.internal/proto/attentive/v1"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -39,7 +41,7 @@ func (c *Client) audience(ctx context.Context, name string, r io.Reader) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	r = &untilDone{ctx: ctx, r: r}
+	r = &untilDone{ctx: ctx, r: r, left: contract.MaxSourceBytes}
 	there, err := objects.GetInfo(ctx, name)
 	switch {
 	case err == nil:
@@ -73,15 +75,20 @@ func compare(stored string, r io.Reader) ([]byte, error) {
 	return want, nil
 }
 
-// untilDone reads from r until ctx ends.
+// untilDone reads from r until ctx ends, and no more than a source may have.
 type untilDone struct {
-	ctx context.Context //nolint:containedctx // lives for one call of Audience
-	r   io.Reader
+	ctx  context.Context //nolint:containedctx // lives for one call of Audience
+	r    io.Reader
+	left int64
 }
 
 func (u *untilDone) Read(p []byte) (int, error) {
 	if u.ctx.Err() != nil {
 		return 0, context.Cause(u.ctx)
 	}
-	return u.r.Read(p)
+	n, err := u.r.Read(p)
+	if u.left -= int64(n); u.left < 0 {
+		return 0, fault.Permanentf(fault.TooLarge, "it has more than %d bytes, which no worker reads: send it as several", int64(contract.MaxSourceBytes))
+	}
+	return n, err
 }

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -45,35 +46,41 @@ func parsePrefixes(texts []string) (prefixes, error) {
 // localHost reports whether a file URL is about this machine (RFC 8089).
 func localHost(u *url.URL) bool { return u.Host == "" || u.Host == "localhost" }
 
-// open opens the source at text, which name describes.
-func (p prefixes) open(text, name string) (io.ReadCloser, error) {
+// openURL opens the source at text, which name describes.
+func (o *Opener) openURL(ctx context.Context, text, name string) (_ io.ReadCloser, size int64, err error) {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil: // its text would hold the whole URL
-		return nil, fault.Permanentf(fault.SourceForbidden, "read %s: it is not a valid URL", name)
+		return nil, 0, fault.Permanentf(fault.SourceForbidden, "read %s: it is not a valid URL", name)
 	case u.Scheme != "file" && u.Scheme != "https" && u.Scheme != "s3":
-		return nil, fault.Permanentf(fault.SourceForbidden, "read %s: its scheme is none of file, https and s3", name)
+		return nil, 0, fault.Permanentf(fault.SourceForbidden, "read %s: its scheme is none of file, https and s3", name)
 	case u.User != nil:
-		return nil, fault.Permanentf(fault.SourceForbidden, "read %s: it holds a user name; credentials do not belong into jobs", name)
+		return nil, 0, fault.Permanentf(fault.SourceForbidden, "read %s: it holds a user name; credentials do not belong into jobs", name)
 	case u.Scheme == "file" && (!localHost(u) || u.RawQuery != "" || u.Fragment != "" || !path.IsAbs(u.Path)):
-		return nil, fault.Permanentf(fault.SourceForbidden, "read %s: it is not of the form file:///folder/file", name)
+		return nil, 0, fault.Permanentf(fault.SourceForbidden, "read %s: it is not of the form file:///folder/file", name)
 	}
-	prefix, rest, ok := p.match(u)
+	prefix, rest, ok := o.prefixes.match(u)
 	if !ok {
-		return nil, fault.Permanentf(fault.SourceForbidden,
-			"read %s: it lies below none of source_prefixes; an operator who adds its folder there allows it", name)
+		return nil, 0, fault.Permanentf(fault.SourceForbidden,
+			"read %s: it lies below none of source_prefixes, or its path is not plain; an operator who adds its folder there allows it", name)
 	}
-	if u.Scheme != "file" {
-		return nil, fault.Permanentf(fault.SourceForbidden,
-			"read %s: scheme %s is not supported by this version; put the source into the object store and name it by object", name, u.Scheme)
+	switch u.Scheme {
+	case "https":
+		return o.openWeb(ctx, u, name)
+	case "s3":
+		return o.buckets.open(ctx, u, o.patience, name)
 	}
 	return openFile(prefix.Path, rest, name)
 }
 
 // match returns the first prefix that u lies below, and the path from there. Dots
-// in the path are resolved before anything is compared.
+// in the path of a file are resolved before anything is compared; how a server
+// resolves them is not known, so that other URLs may have none.
 func (p prefixes) match(u *url.URL) (prefix *url.URL, rest string, ok bool) {
 	clean := path.Clean("/" + u.Path)
+	if u.Scheme != "file" && (clean != u.Path || strings.Contains(clean, `\`)) {
+		return nil, "", false
+	}
 	for _, prefix := range p {
 		if prefix.Scheme != u.Scheme || u.Scheme != "file" && !strings.EqualFold(prefix.Host, u.Host) {
 			continue
@@ -86,28 +93,34 @@ func (p prefixes) match(u *url.URL) (prefix *url.URL, rest string, ok bool) {
 	return nil, "", false
 }
 
+// allow reports whether u lies below a prefix.
+func (p prefixes) allow(u *url.URL) bool {
+	_, _, ok := p.match(u)
+	return ok
+}
+
 // openFile opens the regular file at rest below folder. Symbolic links are
 // followed while they stay below it.
-func openFile(folder, rest, name string) (_ io.ReadCloser, err error) {
+func openFile(folder, rest, name string) (_ io.ReadCloser, size int64, err error) {
 	root, err := os.OpenRoot(folder)
 	if err != nil {
 		// The job is not at fault: a volume is not mounted, or the setting is wrong.
-		return nil, fault.Blockedf(fault.ScopeDestination, fault.Misconfigured, "read %s: open its source prefix: %w", name, err)
+		return nil, 0, fault.Blockedf(fault.ScopeDestination, fault.Misconfigured, "read %s: open its source prefix: %w", name, err)
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
 	// Opening a named pipe would wait for somebody to write into it.
 	f, err := root.OpenFile(rest, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, fileFault(err, name)
+		return nil, 0, fileFault(err, name)
 	}
 	stat, err := f.Stat()
 	switch {
 	case err != nil:
-		return nil, errors.Join(fmt.Errorf("read %s: %w", name, err), f.Close())
+		return nil, 0, errors.Join(fmt.Errorf("read %s: %w", name, err), f.Close())
 	case !stat.Mode().IsRegular():
-		return nil, errors.Join(fault.Permanentf(fault.SourceForbidden, "read %s: it is not a regular file", name), f.Close())
+		return nil, 0, errors.Join(fault.Permanentf(fault.SourceForbidden, "read %s: it is not a regular file", name), f.Close())
 	}
-	return f, nil
+	return f, stat.Size(), nil
 }
 
 // fileFault classifies the failure to open a file below a prefix.

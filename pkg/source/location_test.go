@@ -153,11 +153,12 @@ func TestURLFaults(t *testing.T) {
 		{"path without scheme", allowed + "/a.csv", fault.SourceForbidden, []string{"scheme"}},
 		{"other scheme", "ftp://files.example.com/audiences/a.csv", fault.SourceForbidden, []string{"scheme"}},
 		{"not a URL", "file://%zz", fault.SourceForbidden, []string{"not a valid URL"}},
-		{"https below a prefix", "https://FILES.example.com/audiences/a.csv?signature=hush", fault.SourceForbidden, []string{"not supported by this version", "object"}},
 		{"https outside", "https://files.example.com/other/a.csv", fault.SourceForbidden, outside},
 		{"https of another host", "https://files.example.com.evil.example/audiences/a.csv", fault.SourceForbidden, outside},
 		{"https with a password", "https://user:hush@files.example.com/audiences/a.csv", fault.SourceForbidden, []string{"user name"}},
-		{"s3 below a prefix", "s3://bucket/audiences/a.csv", fault.SourceForbidden, []string{"not supported by this version"}},
+		{"https with dots", "https://files.example.com/audiences/../audiences/a.csv?signature=hush", fault.SourceForbidden, outside},
+		{"s3 with a query", "s3://bucket/audiences/a.csv?versionId=1", fault.SourceForbidden, []string{"query"}},
+		{"s3 with an empty segment", "s3://bucket//audiences/a.csv", fault.SourceForbidden, outside},
 		{"s3 outside", "s3://bucket/audiences-not/a.csv", fault.SourceForbidden, outside},
 	}
 	for _, tt := range tests {

@@ -23,13 +23,13 @@ const (
 	objectPause = 100 * time.Millisecond
 )
 
-// limits are the patience of an objectReader.
-type limits struct {
+// patience is how long a store or server may take.
+type patience struct {
 	answer  time.Duration // how long the answer to one request may take
-	silence time.Duration // how long no chunk may come before reading has failed
+	silence time.Duration // how long nothing may come before reading has failed
 }
 
-func defaultLimits() limits { return limits{answer: 5 * time.Second, silence: 30 * time.Second} }
+func defaultPatience() patience { return patience{answer: 5 * time.Second, silence: 30 * time.Second} }
 
 // objectReader reads an object chunk by chunk and compares its digest at the end.
 //
@@ -39,12 +39,12 @@ func defaultLimits() limits { return limits{answer: 5 * time.Second, silence: 30
 // instead, one batch ahead of the reader, so that what is under way is bounded, and
 // a request that was lost with its connection is repeated.
 type objectReader struct {
-	js     jetstream.JetStream
-	store  jetstream.ObjectStore
-	info   *jetstream.ObjectInfo
-	name   string
-	limits limits
-	digest []byte // sha256 of the whole object, as it was stored
+	js       jetstream.JetStream
+	store    jetstream.ObjectStore
+	info     *jetstream.ObjectInfo
+	name     string
+	patience patience
+	digest   []byte // sha256 of the whole object, as it was stored
 
 	// The feed runs until the reader is closed.
 	cancel  context.CancelFunc
@@ -56,27 +56,27 @@ type objectReader struct {
 }
 
 // openObject opens the object called object; name describes it.
-func (o *Opener) openObject(ctx context.Context, object, name string) (io.ReadCloser, error) {
-	asking, cancel := context.WithTimeout(ctx, o.limits.answer)
+func (o *Opener) openObject(ctx context.Context, object, name string) (_ io.ReadCloser, size int64, err error) {
+	asking, cancel := context.WithTimeout(ctx, o.patience.answer)
 	defer cancel()
 	info, err := o.objects.GetInfo(asking, object)
 	switch {
 	case errors.Is(err, jetstream.ErrObjectNotFound):
-		return nil, fault.Permanentf(fault.SourceMissing, "read %s: the object store has no such object", name)
+		return nil, 0, fault.Permanentf(fault.SourceMissing, "read %s: the object store has no such object", name)
 	case err != nil:
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return nil, opaque("open "+name, err)
+		return nil, 0, opaque("open "+name, err)
 	case info.Opts != nil && info.Opts.Link != nil:
-		return nil, fault.Permanentf(fault.SourceUnreadable, "read %s: it is a link; name the object it leads to", name)
+		return nil, 0, fault.Permanentf(fault.SourceUnreadable, "read %s: it is a link; name the object it leads to", name)
 	}
 	digest, err := jetstream.DecodeObjectDigest(info.Digest)
 	if err != nil || len(digest) != sha256.Size {
-		return nil, fault.Permanentf(fault.SourceUnreadable, "read %s: it was stored without a sha256 digest", name)
+		return nil, 0, fault.Permanentf(fault.SourceUnreadable, "read %s: it was stored without a sha256 digest", name)
 	}
 	r := &objectReader{
-		js: o.js, store: o.objects, info: info, name: name, limits: o.limits, digest: digest,
+		js: o.js, store: o.objects, info: info, name: name, patience: o.patience, digest: digest,
 		chunks: make(chan []byte, objectBatch),
 	}
 	ctx, r.cancel = context.WithCancel(ctx)
@@ -84,7 +84,7 @@ func (o *Opener) openObject(ctx context.Context, object, name string) (io.ReadCl
 		defer close(r.chunks)
 		r.err = r.feed(ctx)
 	})
-	return r, nil
+	return r, int64(info.Size), nil //nolint:gosec // compared with a limit
 }
 
 func (r *objectReader) Read(p []byte) (int, error) {
@@ -127,7 +127,7 @@ func (r *objectReader) feed(ctx context.Context) error {
 		case len(batch) > 0:
 			last, silent = seq, time.Now()
 			continue
-		case time.Since(silent) > r.limits.silence:
+		case time.Since(silent) > r.patience.silence:
 			return r.explain(ctx, err)
 		}
 		pause := time.NewTimer(objectPause)
@@ -148,7 +148,7 @@ func (r *objectReader) feed(ctx context.Context) error {
 // that came and the sequence of the last. The error is for people: it says why
 // there were not more.
 func (r *objectReader) request(ctx context.Context, from uint64) (chunks [][]byte, last uint64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, r.limits.answer)
+	ctx, cancel := context.WithTimeout(ctx, r.patience.answer)
 	defer cancel()
 	messages, err := jetstreamext.GetBatch(ctx, r.js, "OBJ_"+r.info.Bucket, objectBatch,
 		jetstreamext.GetBatchSeq(from), jetstreamext.GetBatchSubject("$O."+r.info.Bucket+".C."+r.info.NUID))
@@ -173,7 +173,7 @@ func (r *objectReader) request(ctx context.Context, from uint64) (chunks [][]byt
 
 // explain says why no more chunks come; last is what the last request said.
 func (r *objectReader) explain(ctx context.Context, last error) error {
-	ctx, cancel := context.WithTimeout(ctx, r.limits.answer)
+	ctx, cancel := context.WithTimeout(ctx, r.patience.answer)
 	defer cancel()
 	now, err := r.store.GetInfo(ctx, r.info.Name)
 	switch {
@@ -186,5 +186,5 @@ func (r *objectReader) explain(ctx context.Context, last error) error {
 	if last != nil {
 		text = last.Error() // a time-out in it is not that of the reading
 	}
-	return fmt.Errorf("the object store sent nothing for %s: %s", r.limits.silence, text)
+	return fmt.Errorf("the object store sent nothing for %s: %s", r.patience.silence, text)
 }

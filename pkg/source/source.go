@@ -17,16 +17,20 @@ package source
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 
+	"attentive.internal/pkg/config"
+	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/fault"
 	attentivev1 "attentive.internal/proto/attentive/v1"
 	"github.com/nats-io/nats.go/jetstream"
@@ -52,23 +56,48 @@ type Config struct {
 	// Prefixes of URLs that sources may lie below (source_prefixes). None: no URL
 	// is allowed.
 	Prefixes []string
+	// S3 is the service of s3 URLs.
+	S3 S3
+	// Limits on one source; the zero value means those of the contract.
+	Limits Limits
+}
+
+// Limits are the most that one source may hold. What passes them is TooLarge.
+type Limits struct {
+	Rows uint64
+	// Bytes as they are stored, and once more unpacked.
+	Bytes uint64
+}
+
+// LimitsOf returns the limits that a configuration sets.
+func LimitsOf(l config.SourceLimits) Limits {
+	return Limits{Rows: uint64(l.Rows), Bytes: uint64(l.Megabytes) << 20} //nolint:gosec // at least 1
 }
 
 // Opener opens sources. It may be used by several goroutines at once.
 type Opener struct {
-	objects  jetstream.ObjectStore
-	js       jetstream.JetStream
-	prefixes prefixes
-	limits   limits
+	objects   jetstream.ObjectStore
+	js        jetstream.JetStream
+	prefixes  prefixes
+	transport *http.Transport
+	buckets   *buckets
+	limits    Limits
+	patience  patience
 }
 
-// New returns an Opener, or an error that names every prefix that is none.
+// New returns an Opener, or an error that names every prefix that is none, and an
+// S3 service that is none.
 func New(cfg Config) (*Opener, error) {
-	p, err := parsePrefixes(cfg.Prefixes)
-	if err != nil {
+	o := &Opener{objects: cfg.Objects, js: cfg.JetStream, transport: newTransport(), limits: cfg.Limits, patience: defaultPatience()}
+	o.limits.Rows = cmp.Or(o.limits.Rows, contract.MaxSourceRows)
+	o.limits.Bytes = cmp.Or(o.limits.Bytes, contract.MaxSourceBytes)
+	var errs [2]error
+	o.prefixes, errs[0] = parsePrefixes(cfg.Prefixes)
+	o.buckets, errs[1] = newBuckets(cfg.S3, o.transport)
+	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
-	return &Opener{objects: cfg.Objects, js: cfg.JetStream, prefixes: p, limits: defaultLimits()}, nil
+	return o, nil
 }
 
 // Open begins to read s, up to and with the row that names its columns. The
@@ -79,13 +108,17 @@ func (o *Opener) Open(ctx context.Context, s *attentivev1.Source) (*Reader, erro
 		return nil, fault.Permanentf(fault.SourceUnreadable,
 			"read %s: format Parquet is not supported yet; send CSV or NDJSON", name)
 	}
-	raw, err := o.locate(ctx, s, name)
+	raw, size, err := o.locate(ctx, s, name)
 	if err != nil {
 		return nil, err
 	}
+	if size > 0 && uint64(size) > o.limits.Bytes {
+		return nil, errors.Join(tooManyBytes(name, o.limits.Bytes), raw.Close())
+	}
 	r := &Reader{
 		name:   name,
-		stored: &stored{ended: func() error { return context.Cause(ctx) }, r: raw},
+		limits: o.limits,
+		stored: &stored{ended: func() error { return context.Cause(ctx) }, r: bounded(raw, o.limits.Bytes, name)},
 		want:   s.GetSha256(),
 		close:  []io.Closer{raw},
 	}
@@ -100,17 +133,43 @@ func (o *Opener) Open(ctx context.Context, s *attentivev1.Source) (*Reader, erro
 	return r, nil
 }
 
-// locate opens the stored bytes of s.
-func (o *Opener) locate(ctx context.Context, s *attentivev1.Source, name string) (io.ReadCloser, error) {
+// locate opens the stored bytes of s. A size below zero is not known.
+func (o *Opener) locate(ctx context.Context, s *attentivev1.Source, name string) (raw io.ReadCloser, size int64, err error) {
 	switch location := s.GetLocation().(type) {
 	case *attentivev1.Source_Inline:
-		return io.NopCloser(bytes.NewReader(location.Inline)), nil
+		return io.NopCloser(bytes.NewReader(location.Inline)), int64(len(location.Inline)), nil
 	case *attentivev1.Source_Object:
 		return o.openObject(ctx, location.Object, name)
 	case *attentivev1.Source_Url:
-		return o.prefixes.open(location.Url, name)
+		return o.openURL(ctx, location.Url, name)
 	}
-	return nil, fault.Permanentf(fault.InvalidMessage, "read source: it has no location; set inline, object or url")
+	return nil, 0, fault.Permanentf(fault.InvalidMessage, "read source: it has no location; set inline, object or url")
+}
+
+// tooManyBytes is a source that passes the limit.
+func tooManyBytes(name string, limit uint64) error {
+	return fault.Permanentf(fault.TooLarge,
+		"read %s: it has more than %d MiB, the limit of one source (source_limits.megabytes); send it as several", name, limit>>20)
+}
+
+// bounded fails once more than limit bytes have come: what unpacks to more than
+// anybody meant ends here.
+func bounded(r io.Reader, limit uint64, name string) io.Reader {
+	return &boundedReader{r: r, limit: limit, name: name}
+}
+
+type boundedReader struct {
+	r           io.Reader
+	read, limit uint64
+	name        string
+}
+
+func (b *boundedReader) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if b.read += uint64(n); b.read > b.limit { //nolint:gosec // a count
+		return 0, tooManyBytes(b.name, b.limit)
+	}
+	return n, err
 }
 
 // describe names s in errors: without the bytes of an inline source, and
@@ -187,6 +246,7 @@ func (e *formatError) Error() string {
 // Reader reads one source. It is used by one goroutine at a time.
 type Reader struct {
 	name    string
+	limits  Limits
 	stored  *stored
 	decoder decoder
 	want    []byte // sha256 of the stored bytes that the job names
@@ -200,6 +260,9 @@ func (r *Reader) begin(s *attentivev1.Source) error {
 	plain, err := r.decompress(s.GetCompression())
 	if err != nil {
 		return r.classify(err)
+	}
+	if s.GetCompression() != attentivev1.Compression_COMPRESSION_UNSPECIFIED {
+		plain = bounded(plain, r.limits.Bytes, r.name)
 	}
 	switch s.GetFormat() {
 	case attentivev1.Format_FORMAT_CSV:
@@ -245,8 +308,12 @@ func (r *Reader) Next() (Row, error) {
 		return Row{}, r.end
 	}
 	row, err := r.decoder.next()
-	if err == nil {
+	if err == nil && row.Number <= r.limits.Rows {
 		return row, nil
+	}
+	if err == nil {
+		err = fault.Permanentf(fault.TooLarge,
+			"read %s: it has more than %d rows, the limit of one source (source_limits.rows); send it as several", r.name, r.limits.Rows)
 	}
 	if errors.Is(err, io.EOF) {
 		err = r.finish()

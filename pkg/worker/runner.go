@@ -335,7 +335,10 @@ func (r *runner) parts(ctx context.Context, conn *broker.Conn, cfg *config.Confi
 	if err != nil {
 		return Parts{}, nil, err
 	}
-	sources, err := source.New(source.Config{Objects: audiences, JetStream: conn.JS, Prefixes: cfg.SourcePrefixes})
+	sources, err := source.New(source.Config{
+		Objects: audiences, JetStream: conn.JS, Prefixes: cfg.SourcePrefixes,
+		Limits: source.LimitsOf(cfg.SourceLimits), S3: source.S3(cfg.S3),
+	})
 	if err != nil {
 		return Parts{}, nil, err
 	}
