@@ -18,6 +18,7 @@ import (
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/deadletter"
+	"attentive.internal/pkg/tracing/tracingtest"
 	attentivev1 "attentive.internal/proto/attentive/v1"
 	"github.com/nats-io/nats.go"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -40,6 +41,7 @@ type relay struct {
 	process   *process
 	addresses addresses
 	conn      *broker.Conn // as an upstream service has one
+	collector *tracingtest.Collector
 	said      bytes.Buffer // by the commands
 }
 
@@ -47,7 +49,7 @@ type relay struct {
 // under way.
 func startRelay(t *testing.T) *relay {
 	t.Helper()
-	r := &relay{t: t, dir: t.TempDir()}
+	r := &relay{t: t, dir: t.TempDir(), collector: tracingtest.Start(t)}
 	r.data = filepath.Join(r.dir, "data")
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", r.dir+string(filepath.Separator),
 		"attentive.internal/deploy/allinone",
@@ -55,8 +57,8 @@ func startRelay(t *testing.T) *relay {
 		"attentive.internal/attributes-worker/cmd/attributes-worker").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	r.process = start(t, r.dir, filepath.Join(r.dir, "allinone"),
-		"demo", "--serve", "--rows", "300", "--profiles", "300", "--data", r.data)
+	r.process = start(t, r.dir, "env", "OTEL_EXPORTER_OTLP_ENDPOINT="+r.collector.URL, "OTEL_BSP_SCHEDULE_DELAY=200",
+		filepath.Join(r.dir, "allinone"), "demo", "--serve", "--rows", "300", "--profiles", "300", "--data", r.data)
 	await(t, "the all-in-one's addresses", func() error {
 		content, err := os.ReadFile(filepath.Join(r.data, "addresses.json"))
 		if err != nil {
@@ -126,6 +128,7 @@ func (r *relay) publish(subject, message string) {
 	r.t.Helper()
 	msg := nats.NewMsg(subject)
 	msg.Header.Set(contract.HeaderContentType, contract.ContentTypeJSON)
+	msg.Header.Set("traceparent", "00-"+publisherTrace+"-"+publisherSpan+"-01")
 	msg.Data = []byte(message)
 	if _, err := r.conn.JS.PublishMsg(r.t.Context(), msg); err != nil {
 		r.t.Fatalf("publish to %s: %v", subject, err)

@@ -51,7 +51,8 @@ func TestRealRun(t *testing.T) {
 	s.expect(1, `relay_paused{destination="`+account.Attributes+`"} == 1`)
 	r.command(0, "attributes-worker", "destinations", "resume", account.Attributes)
 	work(r)
-	done("jobs are sent")
+	traced(r)
+	done("jobs are sent, and traced from their publisher to files and calls")
 
 	everyQuery(t, s, false)
 	everyRule(t, s)
@@ -66,13 +67,14 @@ func TestRealRun(t *testing.T) {
 	done("dead letters are replayed, blocks are gone")
 	everyMetricMoved(t, s)
 
-	people := append(identifiers(t, filepath.Join(r.data, "input")), "+12065550114", "+12065550115")
+	people := append(identifiers(t, filepath.Join(r.data, "input")), "+12065550114", "+12065550115", "+12065550116")
 	for what, said := range map[string]string{
 		"the metrics, or what is kept of a failure": found + r.metrics(),
 		"the log":                        text(t, filepath.Join(r.data, "relay.log")),
 		"standard error":                 text(t, r.process.stderr),
 		"the job events":                 r.events(),
 		"what the workers' commands say": r.said.String(),
+		"the traces":                     r.collector.Text(),
 	} {
 		namesNobody(t, what, said, people)
 	}

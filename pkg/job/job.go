@@ -42,6 +42,7 @@ import (
 	"attentive.internal/pkg/metrics"
 	"attentive.internal/pkg/owner"
 	"attentive.internal/pkg/queue"
+	"attentive.internal/pkg/tracing"
 )
 
 // slots is how many jobs of a destination are held: the one at work, and the
@@ -82,7 +83,9 @@ type Parts struct {
 	// worker are not looked for.
 	Quarantine *queue.Quarantine
 	Metrics    *metrics.Metrics
-	Log        *slog.Logger
+	// Tracer may be nil: then nothing is traced.
+	Tracer *tracing.Tracer
+	Log    *slog.Logger
 }
 
 // Runner works the jobs of one kind and destination.
@@ -149,6 +152,9 @@ func (r *Runner[J]) attempt(ctx context.Context, run *Run[J]) (err error) {
 	}
 	longer, stop := outlast(ctx, r.Grace, run.Tenure.Lost())
 	defer stop()
+	longer, span := r.Tracer.Receive(longer, run.Message.Header, string(r.Kind)+" job",
+		slog.String("destination", r.Destination), slog.Uint64("seq", run.Message.Sequence))
+	defer func() { span.End(err) }()
 	defer func() {
 		if p := recover(); p != nil {
 			err = &fault.Error{Class: fault.Permanent, Reason: fault.Panicked, Err: &panicError{p, debug.Stack()}}
@@ -161,7 +167,9 @@ func (r *Runner[J]) attempt(ctx context.Context, run *Run[J]) (err error) {
 		}
 	}()
 	return run.Message.Work(ctx, func() error {
-		if err := run.open(longer); err != nil || run.done {
+		err := run.open(longer)
+		span.Add(slog.String("job_id", run.Job.GetId()), slog.Int("attempt", run.attempts()))
+		if err != nil || run.done {
 			return err
 		}
 		if err := run.Message.CrashLoop(); err != nil {

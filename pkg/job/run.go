@@ -19,6 +19,7 @@ import (
 	"attentive.internal/pkg/metrics"
 	"attentive.internal/pkg/owner"
 	"attentive.internal/pkg/queue"
+	"attentive.internal/pkg/tracing"
 )
 
 // progressEvery is the least time between two events of progress.
@@ -54,7 +55,7 @@ func newRun[J Message](r *Runner[J], m *queue.Message, tenure *owner.Tenure) *Ru
 		Message: m,
 		Tenure:  tenure,
 		runner:  r,
-		log:     r.Log.With("kind", string(r.Kind), "destination", r.Destination, "stream", m.Stream, "seq", m.Sequence),
+		log:     tracing.Logged(r.Log, m.Header).With("kind", string(r.Kind), "destination", r.Destination, "stream", m.Stream, "seq", m.Sequence),
 		block:   block{kind: r.Kind, destination: r.Destination, metrics: r.Metrics},
 		first:   time.Now(),
 	}

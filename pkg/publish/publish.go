@@ -9,6 +9,8 @@
 // [broker.ErrUnanswered], publish the same message again: its id keeps it from
 // being stored twice within the duplicate window of its queue, 24 hours for jobs and 2
 // minutes for profiles. A job is done once however often it is published.
+//
+// The trace that a context belongs to goes on in what is published with it.
 package publish
 
 import (
@@ -20,6 +22,7 @@ import (
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/ledger"
+	"attentive.internal/pkg/tracing"
 	attentivev1 "attentive.internal/proto/attentive/v1"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -69,6 +72,7 @@ func (c *Client) Profile(ctx context.Context, destination, job string, p *attent
 }
 
 func (c *Client) store(ctx context.Context, stream string, m *nats.Msg) (Receipt, error) {
+	tracing.Inject(ctx, m.Header)
 	ack, err := c.conn.Store(ctx, stream, m)
 	if err != nil {
 		return Receipt{}, fmt.Errorf("publish: %w", err)

@@ -31,6 +31,7 @@ import (
 	"attentive.internal/pkg/queuedepth"
 	"attentive.internal/pkg/source"
 	"attentive.internal/pkg/sweep"
+	"attentive.internal/pkg/tracing"
 )
 
 // closeTimeout bounds what is still said to the broker after the work has
@@ -47,6 +48,7 @@ type runner struct {
 	options Options
 	log     *slog.Logger
 	id      string
+	tracer  *tracing.Tracer
 
 	mu       sync.Mutex // guards the rest
 	registry *prometheus.Registry
@@ -349,6 +351,7 @@ func (r *runner) parts(ctx context.Context, conn *broker.Conn, cfg *config.Confi
 			Events:      event.NewPublisher(conn, r.log),
 			DeadLetters: deadletter.New(conn, r.id),
 			Quarantine:  r.options.Quarantine,
+			Tracer:      r.tracer,
 			Log:         r.log,
 		},
 		Config:  cfg,

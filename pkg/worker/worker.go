@@ -40,6 +40,7 @@ import (
 	"attentive.internal/pkg/pause"
 	"attentive.internal/pkg/queue"
 	"attentive.internal/pkg/source"
+	"attentive.internal/pkg/tracing"
 )
 
 // Work does the work of one account until ctx ends, and returns when all it
@@ -141,6 +142,8 @@ func Run(ctx context.Context, p Program, opt Options) error {
 	if err := server.Listen(ctx); err != nil {
 		return err
 	}
+	r.tracer = tracing.Open(ctx, p.Name, log)
+	defer r.tracer.Close(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	opsCtx, stopOps := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return server.Run(opsCtx) })

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/tracing"
 )
 
 const (
@@ -62,7 +64,20 @@ func (timeoutError) Error() string   { return "timed out" }
 func (timeoutError) Timeout() bool   { return true }
 func (timeoutError) Temporary() bool { return true }
 
-func (c *Client) do(ctx context.Context, request call) (Result, error) {
+// do makes a call in a span of its own. Its trace context stays with us: requests
+// are exactly as published.
+func (c *Client) do(ctx context.Context, request call) (result Result, err error) {
+	ctx, span := tracing.Start(ctx, request.operation(), slog.String("server_address", c.base.Hostname()),
+		slog.String("http_method", request.method), slog.String("http_path", request.path))
+	defer func() {
+		span.Add(slog.Int("http_status", result.Status))
+		span.End(err)
+	}()
+	return c.exchange(ctx, request)
+}
+
+// exchange sends a request and reads its answer.
+func (c *Client) exchange(ctx context.Context, request call) (Result, error) {
 	req, err := c.request(request)
 	if err != nil {
 		return Result{}, err

@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	attentivev1 "attentive.internal/proto/attentive/v1"
@@ -9,6 +10,7 @@ import (
 	"attentive.internal/attributes-worker/internal/attentive"
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/metrics"
+	"attentive.internal/pkg/tracing"
 )
 
 // counter counts the calls made for one destination.
@@ -126,6 +128,15 @@ func (d *Dispatcher) enter(ctx context.Context, e *endpoint) (context.Context, p
 	return ctx, leave, nil
 }
 
+// traced is call, in a span of its own.
+func (d *Dispatcher) traced(ctx context.Context, p *Profile) (called bool, err error) {
+	ctx, span := d.Tracer.Receive(ctx, p.message.Header, string(d.Kind)+" profile",
+		slog.String("destination", d.Destination.ID), slog.Uint64("seq", p.message.Sequence),
+		slog.String("job_id", p.message.Address.Job), slog.Int("attempt", p.attempts+1))
+	defer func() { span.End(err) }()
+	return d.call(ctx, p)
+}
+
 // call waits for the profile's turn and lets the sender make its calls, and
 // reports whether it made one. They are not cut short when ctx ends: whether they had their effect would not be
 // known.
@@ -148,6 +159,7 @@ func (d *Dispatcher) call(ctx context.Context, p *Profile) (called bool, err err
 	if err := e.limiter.Acquire(behind); err != nil || behind.Err() != nil {
 		return false, fault.Interruptedf("wait for a turn: %w", context.Cause(behind))
 	}
+	tracing.Event(ctx, "turn at the rate limit")
 	d.Metrics.LimiterWait(d.Account.credential, e.name).Observe(time.Since(began).Seconds())
 	c := &Call{dispatcher: d, endpoint: e, profile: p, passes: leave}
 	err = p.message.Work(behind, func() error { return d.Sender.Send(context.WithoutCancel(ctx), c, p) })

@@ -21,6 +21,7 @@ import (
 	"attentive.internal/pkg/metrics"
 	"attentive.internal/pkg/owner"
 	"attentive.internal/pkg/queue"
+	"attentive.internal/pkg/tracing"
 )
 
 // slots is how many profiles of each kind are held: enough to use the endpoint's
@@ -149,7 +150,7 @@ func (d *Dispatcher) accept(ctx context.Context, lanes *lane.Lanes, m *queue.Mes
 		Published: deadletter.Published(m.Header, m.Stored),
 		message:   m,
 	}
-	p.log = d.Log.With("kind", string(d.Kind), "destination", d.Destination.ID, "stream", m.Stream, "seq", m.Sequence, "job_id", m.Address.Job)
+	p.log = tracing.Logged(d.Log, m.Header).With("kind", string(d.Kind), "destination", d.Destination.ID, "stream", m.Stream, "seq", m.Sequence, "job_id", m.Address.Job)
 	p.invalid = m.Work(ctx, func() error {
 		if err := contract.Decode(m.Header, m.Data, p.Profile); err != nil {
 			return err
@@ -215,7 +216,7 @@ func (d *Dispatcher) attempt(ctx context.Context, p *Profile) (err error) {
 	if err := p.message.CrashLoop(); err != nil {
 		return err
 	}
-	if called, err := d.call(ctx, p); err != nil || !called {
+	if called, err := d.traced(ctx, p); err != nil || !called {
 		return err // without an error: it was not due any more
 	}
 	d.Metrics.Rows(d.Kind, d.Destination.ID, metrics.Sent).Inc()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -19,6 +20,7 @@ import (
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/metrics"
 	"attentive.internal/pkg/source"
+	"attentive.internal/pkg/tracing"
 )
 
 const (
@@ -64,7 +66,8 @@ type writer struct {
 	row      uint64 // the last one stored
 	sequence uint64 // of the checkpoint that says so
 	batches  int
-	room     int // profiles that may be stored before looking again
+	room     int         // profiles that may be stored before looking again
+	trace    nats.Header // trace context of the job, for its profiles
 }
 
 // claim finds out how far an earlier attempt came, and writes a checkpoint that
@@ -74,7 +77,8 @@ func (x *Expander) claim(ctx context.Context, jobID string) (*writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the stream %s: %w", broker.StreamProfiles, err)
 	}
-	w := &writer{Expander: x, job: jobID, stream: stream}
+	w := &writer{Expander: x, job: jobID, stream: stream, trace: nats.Header{}}
+	tracing.Inject(ctx, w.trace)
 	subject := contract.CheckpointSubject(x.Destination.ID, jobID)
 	found, err := stream.GetLastMsgForSubject(ctx, subject)
 	switch {
@@ -154,6 +158,7 @@ func (w *writer) add(b *batch, row expanded) error {
 			return fault.Permanentf(fault.InvalidProfile, "row %d: %w", row.number, err)
 		}
 		msg.Header.Del(nats.MsgIdHdr) // the checkpoint keeps profiles from being stored twice
+		maps.Copy(msg.Header, w.trace)
 		b.messages = append(b.messages, msg)
 		b.bytes += len(msg.Data)
 	}

@@ -23,6 +23,7 @@ package remote
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"path"
 	"strconv"
@@ -35,6 +36,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/tracing"
 )
 
 const (
@@ -133,8 +135,10 @@ type Session struct {
 
 // Dial connects, checks the host's key, logs in and starts SFTP. It does not
 // look at the folder. The caller closes the session.
-func Dial(ctx context.Context, cfg Config) (*Session, error) {
+func Dial(ctx context.Context, cfg Config) (_ *Session, err error) {
 	cfg = cfg.withDefaults()
+	ctx, span := tracing.Start(ctx, "sftp connect", slog.String("server_address", cfg.Host))
+	defer func() { span.End(err) }()
 	known, err := newKnownHost(cfg)
 	if err != nil {
 		return nil, err
@@ -249,7 +253,10 @@ func (s *Session) path(name string) string { return path.Join(s.cfg.Folder, name
 
 // exchange runs one conversation with the server. When ctx ends, or the watch
 // sees StallTimeout pass, the connection is closed and f's error tells of it.
-func (s *Session) exchange(ctx context.Context, what string, f func(w *watch) error) error {
+func (s *Session) exchange(ctx context.Context, what string, f func(w *watch) error) (err error) {
+	verb, _, _ := strings.Cut(what, " ")
+	ctx, span := tracing.Start(ctx, "sftp "+verb, slog.String("server_address", s.cfg.Host), slog.String("request", what))
+	defer func() { span.End(err) }()
 	if ctx.Err() != nil {
 		return ended(ctx, s.cfg, what)
 	}
@@ -258,7 +265,7 @@ func (s *Session) exchange(ctx context.Context, what string, f func(w *watch) er
 	}
 	stop := context.AfterFunc(ctx, s.conn.abort)
 	w := startWatch(s)
-	err := f(w)
+	err = f(w)
 	w.stop()
 	aborted := !stop()
 	if aborted {
