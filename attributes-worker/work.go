@@ -64,6 +64,7 @@ func work(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.T
 				Destination: d.ID,
 				New:         func() *attentivev1.AttributesJob { return &attentivev1.AttributesJob{} },
 				Handle:      expander.Handle,
+				Cancelled:   watch.Cancel,
 				Parts:       p.Parts,
 			}
 			g.Go(func() error { return jobs.Run(ctx, tenure) })
@@ -76,7 +77,7 @@ func work(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.T
 				contract.Subscribe:   consents,
 				contract.Unsubscribe: consents,
 			} {
-				profiles := &dispatch.Dispatcher{Kind: kind, Destination: d, Account: account, Tenure: tenure, Sender: sender, Parts: p.Parts}
+				profiles := &dispatch.Dispatcher{Kind: kind, Destination: d, Account: account, Tenure: tenure, Sender: sender, Cancelled: watch.Cancelled, Parts: p.Parts}
 				g.Go(func() error { return profiles.Run(ctx) })
 			}
 			return g.Wait()

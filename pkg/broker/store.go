@@ -7,6 +7,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"attentive.internal/pkg/contract"
 )
 
 // ErrFull is returned by Store when the stream, or the disk below it, has no
@@ -109,4 +111,19 @@ func Explain(err error) error {
 		}
 	}
 	return err
+}
+
+// PurgeJob removes what is left in the queue of profiles of a job: profiles, and the
+// checkpoints of its expansion.
+func (c *Conn) PurgeJob(ctx context.Context, destination, job string) error {
+	stream, err := c.JS.Stream(ctx, StreamProfiles)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", StreamProfiles, Explain(err))
+	}
+	for _, subject := range []string{contract.ProfileSubject(destination, "*", job), contract.CheckpointSubject(destination, job)} {
+		if err := stream.Purge(ctx, jetstream.WithPurgeSubject(subject)); err != nil {
+			return fmt.Errorf("purge %s from %s: %w", subject, StreamProfiles, err)
+		}
+	}
+	return nil
 }

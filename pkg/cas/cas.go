@@ -81,3 +81,16 @@ func Change[T any](ctx context.Context, kv jetstream.KeyValue, key string, chang
 		}
 	}
 }
+
+// Remove removes key if it is still at revision. It fails with ErrConflict when
+// somebody else wrote first.
+func Remove(ctx context.Context, kv jetstream.KeyValue, key string, revision uint64) error {
+	err := kv.Delete(ctx, key, jetstream.LastRevision(revision))
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, jetstream.ErrKeyRevisionMismatch):
+		return fmt.Errorf("remove %s from %s at revision %d: %w", key, kv.Bucket(), revision, ErrConflict)
+	}
+	return fmt.Errorf("remove %s from %s: %w", key, kv.Bucket(), err)
+}

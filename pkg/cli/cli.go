@@ -86,8 +86,10 @@ or refused, 4 broker unreachable, 130 interrupted.`,
 	}
 	root.PersistentFlags().StringVar(&s.configFile, "config", "",
 		"configuration file (default $ATTENTIVE_RELAY_CONFIG, else ./relay.yaml)")
-	root.AddCommand(s.runCommand(), s.checkCommand(), s.sendCommand(), s.deadLettersCommand(), s.destinationsCommand(), s.actionsCommand(),
-		s.streamsCommand())
+	root.AddCommand(
+		s.runCommand(), s.checkCommand(), s.sendCommand(), s.jobsCommand(), s.deadLettersCommand(), s.destinationsCommand(),
+		s.actionsCommand(), s.streamsCommand(),
+	)
 	return root
 }
 

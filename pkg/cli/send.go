@@ -44,6 +44,7 @@ type Compose func(h Head) (Order, error)
 // Head is what every job begins with.
 type Head struct {
 	ID          string
+	Kind        contract.Kind
 	Destination config.Destination
 	Template    config.Template
 	// Campaign or Name is set: a campaign's name, or what an orchestration sends.
@@ -156,7 +157,7 @@ func (s *sender) send(ctx context.Context) error {
 
 // head resolves what the flags name against the configuration.
 func (s *sender) head(cfg *config.Config) (Head, error) {
-	h := Head{ID: cmp.Or(s.id, uuid.NewString()), Campaign: s.campaign, Name: s.name}
+	h := Head{ID: cmp.Or(s.id, uuid.NewString()), Kind: s.program.Kind, Campaign: s.campaign, Name: s.name}
 	var ids []string
 	for _, d := range cfg.ForPlugin(s.program.Plugin) {
 		ids = append(ids, d.ID)
@@ -280,7 +281,7 @@ func (s *sender) published(h Head, r publish.Receipt) {
 // follow shows the job until its end.
 func (s *sender) follow(ctx context.Context, conn *broker.Conn, h Head, rows uint64) error {
 	last, err := s.screen.Follow(ctx, conn, progress.Job{
-		Kind: s.program.Kind, Destination: h.Destination.ID, ID: h.ID, Rows: rows,
+		Kind: h.Kind, Destination: h.Destination.ID, ID: h.ID, Rows: rows,
 		Seen: func(e *attentivev1.JobEvent) {
 			if s.json {
 				writeJSON(s.stdout, map[string]any{"event": protoJSON(e)})
@@ -289,7 +290,7 @@ func (s *sender) follow(ctx context.Context, conn *broker.Conn, h Head, rows uin
 	})
 	if err != nil {
 		if ctx.Err() != nil {
-			return fmt.Errorf("interrupted: job %s goes on without us; to follow it again, repeat the command with --job %s", h.ID, h.ID)
+			return fmt.Errorf("interrupted: job %s goes on without us; to follow it again: %s jobs %s --follow", h.ID, s.program.Name, h.ID)
 		}
 		return err
 	}

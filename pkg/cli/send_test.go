@@ -375,7 +375,7 @@ func TestSendInterruptedWhileFollowing(t *testing.T) {
 		"send", "--destination", "acme", "--segment", "VIP", "--job", jobID,
 		"--group", d.write("a.csv", csv(2)), "--config", filepath.Join(d.dir, "relay.yaml"),
 	}, signalling{interrupt}, &stderr) // the first that is written is that the job is published
-	want := "stand-in: interrupted: job " + jobID + " goes on without us; to follow it again, repeat the command with --job " + jobID + "\n"
+	want := "stand-in: interrupted: job " + jobID + " goes on without us; to follow it again: stand-in jobs " + jobID + " --follow\n"
 	if code != 130 || stderr.String() != want {
 		t.Errorf("exit %d, want 130: %q", code, stderr.String())
 	}

@@ -13,7 +13,6 @@ import (
 	attentivev1 "attentive.internal/proto/attentive/v1"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 const (
@@ -173,16 +172,5 @@ func (f *follower) fromLedger(ctx context.Context) *attentivev1.JobEvent {
 	if time.Since(f.behind) < lookEvery {
 		return nil // the event may be on its way
 	}
-	return &attentivev1.JobEvent{
-		JobId:       entry.JobID,
-		Destination: entry.Destination,
-		State:       entry.State.Event(),
-		Time:        timestamppb.New(entry.Updated),
-		Text:        entry.Detail,
-		Attempt:     uint32(entry.Attempt()),
-		Reason:      string(entry.Reason),
-		Progress:    entry.Progress,
-		Segments:    entry.Segments,
-		Warnings:    entry.Warnings,
-	}
+	return entry.Event(entry.Detail)
 }

@@ -16,7 +16,8 @@
 // A job is tried again in place, so that nothing overtakes it: after a
 // retryable failure until its budget is spent, after a blocked one for as long
 // as it takes. One that kills its worker each time, as package queue finds out,
-// is dead-lettered. When the owner stops, a job at work may go on for
+// is dead-lettered. One that an operator cancels is given up at the next change of
+// its entry, or a second later. When the owner stops, a job at work may go on for
 // Runner.Grace; what it has not finished then is interrupted, counts no failure,
 // and is begun or continued by the next owner.
 package job
@@ -27,6 +28,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -99,6 +101,9 @@ type Runner[J Message] struct {
 	// context, while the account is still owned. Default zero: it is
 	// interrupted at once, which suits handlers that go on where they were.
 	Grace time.Duration
+	// Cancelled, if it is not nil, removes what a cancelled job has left, before
+	// its message is acknowledged. It may be called again for the same job.
+	Cancelled func(ctx context.Context, jobID string) error
 	Parts
 }
 
@@ -175,8 +180,37 @@ func (r *Runner[J]) attempt(ctx context.Context, run *Run[J]) (err error) {
 		if err := run.Message.CrashLoop(); err != nil {
 			return err
 		}
-		return r.Handle(longer, run)
+		return r.handle(longer, run)
 	})
+}
+
+// lookEvery is the time between two looks whether the job at work was cancelled.
+const lookEvery = time.Second
+
+// errCancelled ends the work of a job that an operator has cancelled.
+var errCancelled = errors.New("the job was cancelled")
+
+// handle handles the job until it is cancelled.
+func (r *Runner[J]) handle(ctx context.Context, run *Run[J]) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer cancel(nil)
+	id := run.Job.GetId()
+	watch.Go(func() {
+		for backoff.Sleep(ctx, lookEvery) == nil {
+			// What cannot be read now is read a second later, or at the next change.
+			if record, ok, err := r.Ledger.Find(ctx, r.Kind, r.Destination, id); err == nil && ok && record.Entry().State == ledger.Cancelled {
+				cancel(errCancelled)
+				return
+			}
+		}
+	})
+	err := r.Handle(ctx, run)
+	if err != nil && errors.Is(context.Cause(ctx), errCancelled) {
+		return fault.Interruptedf("%w: %w", errCancelled, err)
+	}
+	return err
 }
 
 // acknowledge lets the message go. Should it fail, the next owner gets the

@@ -7,10 +7,8 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	attentivev1 "attentive.internal/proto/attentive/v1"
+	"github.com/nats-io/nats.go"
 
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/deadletter"
@@ -147,6 +145,11 @@ func (r *Run[J]) accept(ctx context.Context) error {
 	case entry.State == ledger.Succeeded && r.step != "":
 		r.succeeded(ctx) // by a write of ours whose answer was lost
 		r.done = true
+	case entry.State == ledger.Cancelled:
+		if err := r.cancelled(ctx); err != nil {
+			return err
+		}
+		r.done = true
 	case entry.State.Terminal():
 		r.log.Info("job is settled already", "state", string(entry.State))
 		r.retell(ctx)
@@ -155,6 +158,19 @@ func (r *Run[J]) accept(ctx context.Context) error {
 		r.publish(ctx, "received")
 	}
 	r.accepted = true
+	return nil
+}
+
+// cancelled cleans up after a job that an operator has cancelled.
+func (r *Run[J]) cancelled(ctx context.Context) error {
+	if r.runner.Cancelled != nil {
+		if err := r.runner.Cancelled(ctx, r.Job.GetId()); err != nil {
+			return err
+		}
+	}
+	r.retell(ctx)
+	r.runner.Metrics.Jobs(r.runner.Kind, r.runner.Destination, metrics.Cancelled).Inc()
+	r.log.Info("job was cancelled", "attempt", r.attempts())
 	return nil
 }
 
@@ -266,24 +282,5 @@ func (r *Run[J]) tell(ctx context.Context, e *attentivev1.JobEvent) {
 	r.runner.Events.Publish(ctx, r.runner.Kind, e)
 }
 
-// event is what is true of the job now. Of its end it says the same whenever and
-// by whomever it is made.
-func (r *Run[J]) event(text string) *attentivev1.JobEvent {
-	e := r.Entry()
-	at := time.Now()
-	if e.State.Terminal() {
-		at = e.Updated
-	}
-	return &attentivev1.JobEvent{
-		JobId:       e.JobID,
-		Destination: e.Destination,
-		State:       e.State.Event(),
-		Time:        timestamppb.New(at),
-		Text:        text,
-		Attempt:     uint32(e.Attempt()), //nolint:gosec // bounded by the retry budget
-		Reason:      string(e.Reason),
-		Progress:    e.Progress,
-		Segments:    e.Segments,
-		Warnings:    e.Warnings,
-	}
-}
+// event is what is true of the job now.
+func (r *Run[J]) event(text string) *attentivev1.JobEvent { return r.Entry().Event(text) }

@@ -34,6 +34,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	attentivev1 "attentive.internal/proto/attentive/v1"
 
@@ -78,6 +79,27 @@ func (s State) Event() attentivev1.JobState {
 		return attentivev1.JobState_JOB_STATE_CANCELLED
 	}
 	return attentivev1.JobState_JOB_STATE_UNSPECIFIED
+}
+
+// Event is what upstream is told of the job, text being one sentence for people. Of
+// its end it says the same whenever and by whomever it is made.
+func (e Entry) Event(text string) *attentivev1.JobEvent {
+	at := time.Now()
+	if e.State.Terminal() {
+		at = e.Updated
+	}
+	return &attentivev1.JobEvent{
+		JobId:       e.JobID,
+		Destination: e.Destination,
+		State:       e.State.Event(),
+		Time:        timestamppb.New(at),
+		Text:        text,
+		Attempt:     uint32(e.Attempt()), //nolint:gosec // bounded by the retry budget
+		Reason:      string(e.Reason),
+		Progress:    e.Progress,
+		Segments:    e.Segments,
+		Warnings:    e.Warnings,
+	}
 }
 
 // Terminal reports whether nothing more happens to a job in s by itself.
@@ -220,6 +242,38 @@ func (l *Ledger) List(ctx context.Context, k contract.Kind, destination string) 
 			}
 			if !yield(l.record(entry, revision), err) || err != nil {
 				return
+			}
+		}
+	}
+}
+
+// Entries yields the entries of all jobs that match, in no order, in one reading
+// of the bucket. Each of k, destination and job may be "*", for all.
+func (l *Ledger) Entries(ctx context.Context, k contract.Kind, destination, job string) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		w, err := l.kv.Watch(ctx, Key(k, destination, job), jetstream.IgnoreDeletes())
+		if err != nil {
+			yield(Entry{}, fmt.Errorf("list jobs: %w", err))
+			return
+		}
+		defer func() { _ = w.Stop() }() // reading is all that ends
+		for {
+			select {
+			case <-ctx.Done():
+				yield(Entry{}, fmt.Errorf("list jobs: %w", context.Cause(ctx)))
+				return
+			case e := <-w.Updates():
+				if e == nil {
+					return // that was all
+				}
+				var entry Entry
+				if err := json.Unmarshal(e.Value(), &entry); err != nil {
+					yield(Entry{}, fmt.Errorf("value of %s in %s: %w", e.Key(), l.kv.Bucket(), err))
+					return
+				}
+				if !yield(entry, nil) {
+					return
+				}
 			}
 		}
 	}

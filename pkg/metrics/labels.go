@@ -147,10 +147,12 @@ const (
 	Superseded Cause = "superseded"
 	// Unchanged means the same operation was accepted before.
 	Unchanged Cause = "unchanged"
+	// JobCancelled profiles were in a worker's hands when their job was cancelled.
+	JobCancelled Cause = "cancelled"
 )
 
 // causes lists every cause.
-func causes() []Cause { return []Cause{Superseded, Unchanged} }
+func causes() []Cause { return []Cause{Superseded, Unchanged, JobCancelled} }
 
 // done is the class of an attempt that succeeded.
 const done = "done"

@@ -142,7 +142,7 @@ func TestZeroIsVisibleFromTheStart(t *testing.T) {
 		{"relay_blocked", 5 * 3 * len(fault.BlockReasons()), "destination=acme-segments kind=segment reason=host_key_unknown scope=account"},
 		{"relay_owned", 2, "destination=acme-segments"},
 		{"relay_paused", 2, "destination=acme-segments"},
-		{"relay_profiles_skipped_total", 2 * 2, "cause=unchanged destination=acme-attributes kind=unsubscribe"},
+		{"relay_profiles_skipped_total", 2 * 3, "cause=unchanged destination=acme-attributes kind=unsubscribe"},
 		{"relay_job_duration_seconds", 2, "destination=acme-attributes kind=expand"},
 		{"relay_call_duration_seconds", 7, "destination=acme-attributes endpoint=me"},
 		{"relay_limiter_wait_seconds", 7, "credential=acme-api endpoint=custom_attributes"},

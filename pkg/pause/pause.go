@@ -63,12 +63,8 @@ func Clear(ctx context.Context, kv jetstream.KeyValue, destination string) (p Pa
 		if err != nil || revision == 0 {
 			return Pause{}, false, err
 		}
-		err = kv.Delete(ctx, destination, jetstream.LastRevision(revision))
-		switch {
-		case err == nil:
-			return p, true, nil
-		case !errors.Is(err, jetstream.ErrKeyRevisionMismatch):
-			return Pause{}, false, fmt.Errorf("delete %s from %s: %w", destination, kv.Bucket(), err)
+		if err = cas.Remove(ctx, kv, destination, revision); !errors.Is(err, cas.ErrConflict) {
+			return p, err == nil, err
 		}
 	}
 }
@@ -205,8 +201,12 @@ func (b *Board) free(destination string) (free bool, changed <-chan struct{}) {
 }
 
 // Work calls work whenever the destination is not paused, and ends work's context
-// when it is. It returns the error of work, and nil when ctx ends.
+// when it is. It returns the error of work, and nil when ctx ends. For a nil Board
+// nothing is paused.
 func (b *Board) Work(ctx context.Context, destination string, work func(ctx context.Context) error) error {
+	if b == nil {
+		return work(ctx)
+	}
 	for ctx.Err() == nil {
 		free, changed := b.free(destination)
 		if !free {

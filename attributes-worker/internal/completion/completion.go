@@ -20,7 +20,6 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	attentivev1 "attentive.internal/proto/attentive/v1"
 
@@ -52,8 +51,11 @@ type Watch struct {
 
 	profiles, dead jetstream.Stream // nil until Run has found them
 
-	mu   sync.Mutex          // guards jobs, not what they point to: that is Run's
+	mu   sync.Mutex          // guards the rest, not what jobs point to: that is Run's
 	jobs map[string]*watched // by job id
+	// cancelled are the jobs that were cancelled while this Watch knew them, and
+	// when: their profiles may still be in the hands of this process.
+	cancelled map[string]time.Time
 }
 
 // watched is a job whose profiles are being sent.
@@ -68,7 +70,7 @@ type watched struct {
 
 // New returns a Watch of a destination.
 func New(destination string, parts job.Parts) *Watch {
-	return &Watch{destination: destination, Parts: parts, lookEvery: lookEvery, tellEvery: tellEvery, jobs: make(map[string]*watched)}
+	return &Watch{destination: destination, Parts: parts, lookEvery: lookEvery, tellEvery: tellEvery, jobs: make(map[string]*watched), cancelled: make(map[string]time.Time)}
 }
 
 // Add has a job watched that the ledger knows as sending. It may be called
@@ -190,6 +192,8 @@ func (w *Watch) lookAt(ctx context.Context, id string, job *watched) error {
 	switch {
 	case ok && record.Entry().State == ledger.Succeeded && job.closing: // we were not told
 		w.announce(ctx, record)
+	case ok && record.Entry().State == ledger.Cancelled:
+		return w.end(ctx, record)
 	case !ok || record.Entry().State != ledger.Sending:
 		w.forget(id)
 	case outstanding == 0:
@@ -201,6 +205,42 @@ func (w *Watch) lookAt(ctx context.Context, id string, job *watched) error {
 		w.tell(ctx, record, p, fmt.Sprintf("%d of %d profiles are sent", sent, p.GetProfilesTotal()))
 		job.told, job.at = outstanding, time.Now()
 	}
+	return nil
+}
+
+// cancelledFor is how long it is remembered that a job was cancelled: what is in a
+// worker's hands is sent or given up by then.
+const cancelledFor = 24 * time.Hour
+
+// Cancel removes the profiles of a cancelled job that nobody has in hand, and its
+// checkpoints, so that an expander which does not know yet is refused. It may be
+// called concurrently with Run.
+func (w *Watch) Cancel(ctx context.Context, jobID string) error {
+	w.mu.Lock()
+	maps.DeleteFunc(w.cancelled, func(_ string, at time.Time) bool { return time.Since(at) > cancelledFor })
+	w.cancelled[jobID] = time.Now()
+	w.mu.Unlock()
+	return w.Conn.PurgeJob(ctx, w.destination, jobID)
+}
+
+// Cancelled reports whether the job was cancelled, as far as is known. It may be
+// called concurrently with Run.
+func (w *Watch) Cancelled(jobID string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, ok := w.cancelled[jobID]
+	return ok
+}
+
+// end ends the watch over a job that was cancelled.
+func (w *Watch) end(ctx context.Context, record *ledger.Record) error {
+	id := record.Entry().JobID
+	if err := w.Cancel(ctx, id); err != nil {
+		return err
+	}
+	w.forget(id)
+	w.Metrics.Jobs(contract.Expand, w.destination, metrics.Cancelled).Inc()
+	w.Log.Info("job was cancelled", "kind", string(contract.Expand), "destination", w.destination, "job_id", id)
 	return nil
 }
 
@@ -259,20 +299,9 @@ func (w *Watch) forget(jobID string) {
 // tell tells upstream of the job. Of its end it tells the same by whomever and
 // whenever, so that it is not stored twice.
 func (w *Watch) tell(ctx context.Context, record *ledger.Record, progress *attentivev1.Progress, text string) {
-	entry, at := record.Entry(), time.Now()
-	if entry.State.Terminal() {
-		at = entry.Updated
-	}
-	w.Events.Publish(ctx, contract.Expand, &attentivev1.JobEvent{
-		JobId:       entry.JobID,
-		Destination: w.destination,
-		State:       entry.State.Event(),
-		Time:        timestamppb.New(at),
-		Text:        text,
-		Attempt:     uint32(entry.Attempt()), //nolint:gosec // bounded by the retry budget
-		Progress:    progress,
-		Warnings:    entry.Warnings,
-	})
+	e := record.Entry().Event(text)
+	e.Progress = progress
+	w.Events.Publish(ctx, contract.Expand, e)
 }
 
 // count counts the profiles among the stored messages whose subjects match.

@@ -51,6 +51,9 @@ type Dispatcher struct {
 	// Tenure is the ownership of the destination.
 	Tenure *owner.Tenure
 	Sender Sender
+	// Cancelled reports whether a job was cancelled: its profiles that wait here
+	// are not sent. Nil: none is.
+	Cancelled func(jobID string) bool
 	job.Parts
 
 	client   *attentive.Client // through the endpoint's limiter, while Tenure lasts
@@ -201,6 +204,10 @@ func (d *Dispatcher) attempt(ctx context.Context, p *Profile) (err error) {
 	}()
 	if p.invalid != nil {
 		return p.invalid
+	}
+	if d.Cancelled != nil && p.first.IsZero() && d.Cancelled(p.message.Address.Job) {
+		d.Metrics.ProfilesSkipped(d.Kind, d.Destination.ID, metrics.JobCancelled).Inc()
+		return nil
 	}
 	if err := d.Sender.Ready(ctx, p); err != nil {
 		return err
