@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // The types of credentials.
@@ -70,17 +71,18 @@ type APICredential struct {
 	BaseURL string
 	// Ceilings are the most calls per second.
 	Ceilings Ceilings
+	// Jitter is by how much longer than others a call may take to get to the API
+	// without the limit being passed there. Default 5 ms, from 1 ms to 500 ms.
+	Jitter time.Duration
 }
 
-// Ceilings are calls per second by endpoint. The published limits are both the
-// default and the most.
+// maxCeiling of an endpoint: more than one process can call.
+const maxCeiling = 100_000
+
+// Ceilings are calls per second by endpoint, 1 to 100,000. The published limits
+// are the default.
 type Ceilings struct {
-	// Attributes, 1 to 150.
-	Attributes int
-	// Subscribe, 1 to 10.
-	Subscribe int
-	// Unsubscribe, 1 to 5.
-	Unsubscribe int
+	Attributes, Subscribe, Unsubscribe int
 }
 
 // publishedCeilings are Attentive's published limits (API rate limits).
@@ -164,16 +166,29 @@ type Account struct {
 
 // Ceilings returns the lowest ceilings of the account's credentials.
 func (a Account) Ceilings() Ceilings {
-	lowest := publishedCeilings
+	lowest, known := publishedCeilings, false
 	for _, c := range a.Credentials {
 		if c.API == nil {
 			continue
+		}
+		if !known {
+			lowest, known = c.API.Ceilings, true
 		}
 		lowest.Attributes = min(lowest.Attributes, c.API.Ceilings.Attributes)
 		lowest.Subscribe = min(lowest.Subscribe, c.API.Ceilings.Subscribe)
 		lowest.Unsubscribe = min(lowest.Unsubscribe, c.API.Ceilings.Unsubscribe)
 	}
 	return lowest
+}
+
+// Jitter returns the longest jitter of the account's credentials.
+func (a Account) Jitter() (longest time.Duration) {
+	for _, c := range a.Credentials {
+		if c.API != nil {
+			longest = max(longest, c.API.Jitter)
+		}
+	}
+	return longest
 }
 
 // Sessions returns the lowest number of SFTP sessions of the account's

@@ -167,7 +167,7 @@ func TestLoadCredentials(t *testing.T) {
 	api, _ := cfg.Credential("api")
 	wantAPI := config.APICredential{
 		Key: config.FileSecret("testdata/keys/api_key"), BaseURL: "http://127.0.0.1:8080/sandbox",
-		Ceilings: config.Ceilings{Attributes: 100, Subscribe: 8, Unsubscribe: 4},
+		Ceilings: config.Ceilings{Attributes: 100, Subscribe: 8, Unsubscribe: 4}, Jitter: 20 * time.Millisecond,
 	}
 	if diff := cmp.Diff(wantAPI, *api.API, compared()); diff != "" {
 		t.Errorf("credential api (-want +got):\n%s", diff)

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/url"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
@@ -100,6 +101,7 @@ func readAPI(m *mapping) *APICredential {
 		Key:      need(m, "api_key", "write {file: PATH} or {env: NAME}", secret),
 		BaseURL:  get(m, "base_url", "https://api.attentivemobile.com", readBaseURL),
 		Ceilings: get(m, "ceilings", publishedCeilings, readCeilings),
+		Jitter:   get(m, "jitter", 5*time.Millisecond, duration(time.Millisecond, 500*time.Millisecond)),
 	}
 }
 
@@ -107,12 +109,24 @@ func readCeilings(v value) Ceilings {
 	m := v.mapping()
 	most := publishedCeilings
 	c := Ceilings{
-		Attributes:  get(m, "attributes", most.Attributes, whole(1, most.Attributes)),
-		Subscribe:   get(m, "subscribe", most.Subscribe, whole(1, most.Subscribe)),
-		Unsubscribe: get(m, "unsubscribe", most.Unsubscribe, whole(1, most.Unsubscribe)),
+		Attributes:  get(m, "attributes", most.Attributes, ceiling(most.Attributes)),
+		Subscribe:   get(m, "subscribe", most.Subscribe, ceiling(most.Subscribe)),
+		Unsubscribe: get(m, "unsubscribe", most.Unsubscribe, ceiling(most.Unsubscribe)),
 	}
 	m.done()
 	return c
+}
+
+// ceiling reads calls per second at an endpoint whose limit is published.
+func ceiling(published int) func(value) int {
+	within := whole(1, maxCeiling)
+	return func(v value) int {
+		n := within(v)
+		if n > published {
+			v.warn(fmt.Sprintf("is %d, above the published limit of %d", n, published), "keep it if Attentive has raised the limit of this account")
+		}
+		return n
+	}
 }
 
 func readBaseURL(v value) string {

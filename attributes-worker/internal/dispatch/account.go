@@ -99,6 +99,7 @@ func NewAccount(p worker.Parts, a config.Account, tenure *owner.Tenure) (*Accoun
 		contract.Unsubscribe: {metrics.Unsubscribe, ceilings.Unsubscribe},
 	} {
 		l := limiter.New(e.perSecond)
+		l.Tolerate(a.Jitter())
 		if tenure.Orphaned() {
 			// The owner before did not hand over, but it began no call within the
 			// time-out of one before its lease ended, which is over.

@@ -2,10 +2,11 @@
 // per second, and uses that limit up.
 //
 // It promises that of any limit+1 sends the first and the last are at least one
-// second plus 5 ms apart, measured from the end of one write to the start of
-// the other; so no sliding second at the server holds more than limit calls as
-// long as the network's jitter stays below 5 ms. Under backlog 99.5 % of the
-// limit is used.
+// second plus the jitter apart, measured from the end of one write to the start
+// of the other; so no sliding second at the server holds more than limit calls as
+// long as some calls take no longer than others, plus the jitter, to get there.
+// That is 5 ms unless Tolerate says otherwise. Under backlog 99.5 % of the limit is
+// used, or 95.2 % at 50 ms: a second's calls are spread over a second and the jitter.
 //
 // Both hold from one owner of an account to the next. Whoever gives an endpoint
 // up calls HandOver when it has sent its last call, which waits until nobody
@@ -41,13 +42,13 @@ import (
 	"golang.org/x/time/rate"
 )
 
+// DefaultJitter is the jitter between send and arrival that the limit survives.
+const DefaultJitter = 5 * time.Millisecond
+
 const (
-	// margin is the jitter between send and arrival that the limit survives.
-	margin = 5 * time.Millisecond
-	// used is the share of the limit that the bucket hands out. limit/used
-	// sends take 1.005025 s: just longer than a second plus margin, so that in
-	// steady state the bucket is what a caller waits for.
-	used = 0.995
+	// slack is by how much the bucket spreads the sends of a second over more than a
+	// second plus the jitter, so that in steady state it is what a caller waits for.
+	slack = 25 * time.Microsecond
 	// recoverEvery and recoverShare say how a cut limit grows back: from half to
 	// the whole in ten seconds.
 	recoverEvery = time.Second
@@ -68,10 +69,12 @@ type Limiter struct {
 	bucket      *rate.Limiter
 	turn        *rate.Reservation // of the first who waits; nil when nobody does
 	sends       window
+	used        float64 // share of the limit that the bucket hands out
 	limit       int     // calls a second: the ceiling, or less when the server says so
 	share       float64 // of limit, (0, 1]: below 1 while recovering from a refusal
 	grown       time.Time
 	cut         time.Time
+	lowered     time.Time // when the server last stated less than before
 	pausedUntil time.Time
 }
 
@@ -89,7 +92,18 @@ func New(perSecond int) *Limiter {
 		sends:   window{times: make([]time.Time, perSecond)},
 	}
 	l.bucket = rate.NewLimiter(l.rate(), 1)
+	l.Tolerate(DefaultJitter)
 	return l
+}
+
+// Tolerate makes the limit hold also when some calls take up to jitter longer than
+// others to get to the server. It is called before the first send.
+func (l *Limiter) Tolerate(jitter time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sends.span = time.Second + jitter
+	l.used = float64(time.Second) / float64(l.sends.span+slack)
+	l.changeRate(time.Now())
 }
 
 // Run hands out turns until ctx ends, and returns its error. Callers of Acquire
@@ -129,17 +143,17 @@ func (l *Limiter) Assume(ago time.Duration) {
 // (span-d)/every lie within a span that ends d after it, and those of the other
 // Limiter are at most d/every + 1 by then, stalled or not, because its bucket
 // grants no more turns: together they are no more than the limit, because
-// span/every, for a span of a second plus margin, is just below it.
+// span/every, for a span of a second plus the jitter, is just below it.
 func (l *Limiter) HandOver() {
 	l.mu.Lock()
-	wait := l.sends.even(time.Now(), spacing(float64(l.ceiling)))
+	wait := l.sends.even(time.Now(), l.spacing())
 	l.mu.Unlock()
 	time.Sleep(wait)
 }
 
-// spacing is the time between two turns at a limit per second.
-func spacing(limit float64) time.Duration {
-	return time.Duration(float64(time.Second) / (used * limit))
+// spacing is the time between two turns at the ceiling. The caller holds mu.
+func (l *Limiter) spacing() time.Duration {
+	return time.Duration(float64(time.Second) / (l.used * float64(l.ceiling)))
 }
 
 // idle is how long Run sleeps when nobody waits; a new waiter wakes it.
@@ -271,9 +285,13 @@ func (l *Limiter) Observe(perSecond int) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	now := time.Now()
+	if perSecond < l.limit {
+		l.lowered = now
+	}
 	if l.limit != perSecond {
 		l.limit = perSecond
-		l.changeRate(time.Now())
+		l.changeRate(now)
 	}
 }
 
@@ -288,6 +306,9 @@ func (l *Limiter) changeRate(now time.Time) {
 // rate is halved at once, but not again within a second, and grows back by a
 // twentieth of the limit each second without a refusal. No turn is handed out
 // for wait, which is zero when the server did not say how long.
+//
+// In the second after the server has stated a lower limit, refusals are of calls
+// that were made under the higher one: they change nothing more.
 func (l *Limiter) Throttled(wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -295,6 +316,9 @@ func (l *Limiter) Throttled(wait time.Duration) {
 	l.recover(now)
 	if until := now.Add(wait); until.After(l.pausedUntil) {
 		l.pausedUntil = until
+	}
+	if now.Sub(l.lowered) < cutEvery {
+		return
 	}
 	l.grown = l.pausedUntil
 	if now.Sub(l.cut) < cutEvery {
@@ -322,7 +346,7 @@ func (l *Limiter) recover(now time.Time) {
 
 // rate is what the bucket hands out a second. The caller holds mu.
 func (l *Limiter) rate() rate.Limit {
-	return rate.Limit(used * l.share * float64(l.limit))
+	return rate.Limit(l.used * l.share * float64(l.limit))
 }
 
 // Limit returns the calls a second that are allowed now: the ceiling, or less

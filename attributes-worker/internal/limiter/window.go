@@ -5,25 +5,25 @@ import "time"
 // window remembers when the last sends ended, as many as the ceiling allows in
 // a second, and how many are being written now.
 type window struct {
-	times   []time.Time // a ring, oldest at next
+	times   []time.Time   // a ring, oldest at next
+	span    time.Duration // within which no more than the limit may be sent
 	next    int
 	writing int
 }
 
 // wait returns how long a send must still be held back so that it and the limit
-// sends before it span more than a second plus margin; zero or less when it may
-// start now.
+// sends before it take more than the span; zero or less when it may start now.
 //
 // A send that is being written has no end yet and counts as newer than all.
 func (w *window) wait(now time.Time, limit int) time.Duration {
 	if w.writing >= limit {
-		return margin // look again: no end of a write is in sight yet
+		return DefaultJitter // look again: no end of a write is in sight yet
 	}
 	last := w.nth(limit - w.writing)
 	if last.IsZero() {
 		return 0
 	}
-	return last.Add(time.Second + margin).Sub(now)
+	return last.Add(w.span).Sub(now)
 }
 
 // nth returns the n-th last time, 1 for the last; zero when there were fewer.
