@@ -30,6 +30,7 @@ import (
 	"attentive.internal/pkg/job"
 	"attentive.internal/pkg/metrics"
 	"attentive.internal/pkg/owner"
+	"attentive.internal/pkg/pause"
 	"attentive.internal/pkg/publish"
 	"attentive.internal/pkg/queuetest"
 	"attentive.internal/pkg/sandbox"
@@ -151,6 +152,11 @@ func (r *rig) startAt(url string) *running {
 		Parts:  job.Parts{Conn: conn, DeadLetters: deadletter.New(conn, "test"), Metrics: run.metrics, Log: log},
 		Config: cfg,
 	}
+	pauses, err := conn.JS.KeyValue(r.t.Context(), broker.BucketPauses)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	parts.Pauses = pause.NewBoard(pauses, log)
 	leases, err := conn.JS.KeyValue(r.t.Context(), broker.BucketOwners)
 	if err != nil {
 		r.t.Fatal(err)
@@ -159,6 +165,11 @@ func (r *rig) startAt(url string) *running {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.t.Context()))
 	done := make(chan error, 1)
 	go func() {
+		showing, stop := context.WithCancel(ctx)
+		var board sync.WaitGroup
+		board.Go(func() { parts.Pauses.Run(showing, func([]string) {}) })
+		defer board.Wait()
+		defer stop()
 		done <- owners.Run(ctx, owner.Plan{Accounts: []string{account.Key}, Destinations: []string{r.destination}},
 			func(ctx context.Context, _ string, tenure *owner.Tenure) error {
 				return send(ctx, parts, account, tenure)
