@@ -4,6 +4,7 @@
 //	go run ./deploy/allinone demo                 # see it work, and that it is right
 //	go run ./deploy/allinone serve --config FILE  # a small deployment
 //	go run ./deploy/allinone sandbox              # the local Attentive
+//	go run ./deploy/allinone keys --dir DIR --host HOST  # users of a broker of its own
 //
 // Exit codes: 0 done, 1 failed or not as expected, 2 wrong usage or
 // configuration, 130 interrupted.

@@ -1,0 +1,86 @@
+package nats_test
+
+import (
+	"log/slog"
+	"os"
+	"strings"
+	"testing"
+
+	"attentive.internal/deploy/nats/keys"
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// occasional is what no day's work needs to show, and why it is allowed all the
+// same.
+func occasional() map[string]string {
+	return map[string]string{
+		"$JS.API.CONSUMER.RESET.ATTENTIVE_JOBS.*":     "after a crash",
+		"$JS.API.CONSUMER.RESET.ATTENTIVE_PROFILES.*": "after a crash",
+		"$JS.FC.>": "the broker asks a slow reader of a bucket to keep up",
+		"$JS.API.STREAM.PURGE.OBJ_attentive_rejects":    "a job that is tried again writes its rejects anew",
+		"$JS.API.STREAM.PURGE.OBJ_attentive_audiences":  "an upload that breaks off",
+		"$JS.API.CONSUMER.DELETE.KV_attentive_owners.*": "a watch that ends",
+		"$JS.API.CONSUMER.DELETE.KV_attentive_ledger.*": "a watch that ends",
+		"$JS.API.CONSUMER.DELETE.KV_attentive_pauses.*": "a watch that ends",
+		"$JS.API.CONSUMER.CREATE.KV_attentive_ledger.>": "lists of jobs",
+		"$JS.API.DIRECT.GET.KV_attentive_pauses.>":      "a pause that lasts longer than it takes to see it",
+		"$JS.API.STREAM.MSG.GET.ATTENTIVE_EVENTS":       "an end that was not told is told again",
+		"$JS.API.STREAM.INFO.ATTENTIVE_PROFILES":        "a stream that does not answer is looked for",
+		"attentive.v1.dead.attributes.>":                "profiles that the API refuses",
+		"attentive.v1.dead.unsubscribe.>":               "profiles that the API refuses",
+		"attentive.v1.dead.>":                           "operators import dead letters",
+		"$JS.API.STREAM.PURGE.ATTENTIVE_JOBS":           "operators cancel jobs",
+		"$JS.API.STREAM.PURGE.ATTENTIVE_PROFILES":       "operators cancel jobs",
+		"$KV.attentive_ledger.>":                        "operators cancel jobs",
+		"$KV.attentive_consent.>":                       "operators forget people",
+		"attentive.v1.event.>":                          "operators' actions are events too",
+	}
+}
+
+// idle reports what a user may publish to and has not, in a day that is to show
+// all of it.
+func (s *site) idle(t *testing.T) {
+	t.Helper()
+	opts, err := server.ProcessConfigFile(s.dir + "/nats.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.said.mu.Lock()
+	defer s.said.mu.Unlock()
+	for _, user := range opts.Nkeys {
+		if user.Permissions == nil || user.Permissions.Publish == nil {
+			continue
+		}
+		name := s.user(user.Nkey)
+		for _, grant := range user.Permissions.Publish.Allow {
+			if occasional()[grant] == "" && !matched(grant, s.said.used[user.Nkey]) {
+				t.Errorf("%s may publish to %s, and never has", name, grant)
+			}
+		}
+	}
+}
+
+func (s *site) user(nkey string) string {
+	text, err := os.ReadFile(s.key(keys.Server, keys.Public))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if name, ok := strings.CutSuffix(strings.TrimSpace(line), ": "+nkey); ok {
+			return name
+		}
+	}
+	return nkey
+}
+
+// matched reports whether one of the subjects matches the pattern.
+func matched(pattern string, subjects map[string]bool) bool {
+	for subject := range subjects {
+		if server.SubjectMatchesFilter(subject, pattern) {
+			return true
+		}
+	}
+	return false
+}
