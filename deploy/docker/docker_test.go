@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"attentive.internal/deploy/allinone/account"
+	"attentive.internal/deploy/nats/keys"
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/config"
 	"attentive.internal/pkg/sandbox"
@@ -37,12 +38,19 @@ type service struct {
 		Args                map[string]string
 	}
 	Command     []string
+	Restart     string
+	User        string
+	ReadOnly    bool     `yaml:"read_only"`
+	CapDrop     []string `yaml:"cap_drop"`
 	Environment map[string]string
 	Ports       []string
 	Volumes     []string
 	DependsOn   map[string]struct{ Condition string } `yaml:"depends_on"`
 	Healthcheck struct{ Test []string }
 }
+
+// once reports whether the service ends by itself.
+func (s service) once() bool { return s.Restart == "on-failure" || s.Restart == "no" }
 
 func compose(t *testing.T) composition {
 	t.Helper()
@@ -63,7 +71,7 @@ func compose(t *testing.T) composition {
 func TestComposeHasEveryPart(t *testing.T) {
 	t.Parallel()
 	c := compose(t)
-	for _, name := range []string{"nats", "sandbox", "segment-worker", "attributes-worker", "prometheus", "grafana"} {
+	for _, name := range []string{"keys", "streams", "smoke-segments", "smoke-attributes", "nats", "sandbox", "segment-worker", "attributes-worker", "prometheus", "grafana"} {
 		if _, ok := c.Services[name]; !ok {
 			t.Errorf("no service %s", name)
 		}
@@ -75,15 +83,22 @@ func TestComposeServices(t *testing.T) {
 	c := compose(t)
 	version := regexp.MustCompile(`:v?\d+\.\d+\.\d+(-[a-z]+)?$`)
 	for name, s := range c.Services {
-		switch {
-		case s.Image != "" && !version.MatchString(s.Image):
+		switch ours := s.Build.Context != ""; {
+		case !ours && !version.MatchString(s.Image):
 			t.Errorf("%s: image %s names no version", name, s.Image)
-		case s.Image == "" && s.Build.Dockerfile != "deploy/docker/Dockerfile":
+		case ours && s.Build.Dockerfile != "deploy/docker/Dockerfile":
 			t.Errorf("%s: built from %q: there is one Dockerfile", name, s.Build.Dockerfile)
-		case s.Image == "":
+		case ours:
 			program(t, s.Build.Args["PROGRAM"])
+			if !s.ReadOnly || !slices.Equal(s.CapDrop, []string{"ALL"}) || s.User != "" && name != "keys" {
+				t.Errorf("%s: read-only %v, drops %v, runs as %q", name, s.ReadOnly, s.CapDrop, s.User)
+			}
 		}
-		if test := s.Healthcheck.Test; len(test) < 2 || test[0] != "CMD" || !strings.HasPrefix(test[len(test)-1], "http://127.0.0.1:") {
+		if test := s.Healthcheck.Test; s.once() {
+			if len(test) > 0 {
+				t.Errorf("%s ends, and has a health check", name)
+			}
+		} else if len(test) < 2 || test[0] != "CMD" || !strings.HasPrefix(test[len(test)-1], "http://127.0.0.1:") {
 			t.Errorf("%s: health check %q does not ask by HTTP, without a shell", name, test)
 		}
 		for _, port := range s.Ports {
@@ -101,8 +116,12 @@ func TestComposeServices(t *testing.T) {
 			}
 		}
 		for other, on := range s.DependsOn {
-			if len(c.Services[other].Healthcheck.Test) == 0 || on.Condition != "service_healthy" {
-				t.Errorf("%s waits for %s (%s), which has no health to wait for", name, other, on.Condition)
+			want := "service_healthy"
+			if c.Services[other].once() {
+				want = "service_completed_successfully"
+			}
+			if on.Condition != want {
+				t.Errorf("%s waits for %s (%s), want %s", name, other, on.Condition, want)
 			}
 		}
 	}
@@ -165,7 +184,11 @@ func TestWorkersConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "relay.yaml")
-	if err := os.WriteFile(file, []byte(strings.ReplaceAll(string(text), "/sandbox/", dir+"/")), 0o600); err != nil {
+	if err := keys.Make(keys.Config{Dir: dir, Hosts: []string{"nats"}}); err != nil {
+		t.Fatal(err)
+	}
+	here := strings.NewReplacer("/sandbox/", dir+"/", "/broker/", dir+"/segment-worker/")
+	if err := os.WriteFile(file, []byte(here.Replace(string(text))), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cfg, err := config.Load(file)
@@ -232,7 +255,20 @@ func TestScrapeTargetsAreServices(t *testing.T) {
 // that the workers create, which reserves the ceilings of the streams.
 func TestBrokerConfiguration(t *testing.T) {
 	t.Parallel()
-	opts, err := server.ProcessConfigFile("../nats/nats.conf")
+	dir := t.TempDir()
+	if err := keys.Make(keys.Config{Dir: filepath.Join(dir, "keys"), Hosts: []string{"nats"}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"nats.conf", "accounts.conf"} {
+		text, err := os.ReadFile(filepath.Join("../nats", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(strings.ReplaceAll(string(text), "/etc/nats", dir)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	opts, err := server.ProcessConfigFile(filepath.Join(dir, "nats.conf"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +286,8 @@ func TestBrokerConfiguration(t *testing.T) {
 		s.Shutdown()
 		s.WaitForShutdown()
 	})
-	conn, err := broker.Connect(t.Context(), broker.Options{InProcess: s}, slog.New(slog.DiscardHandler))
+	administrator := broker.Options{InProcess: s, CredentialsFile: filepath.Join(dir, "keys", "administrator", keys.Seed)}
+	conn, err := broker.Connect(t.Context(), administrator, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
