@@ -22,7 +22,9 @@ func TestRunbook(t *testing.T) {
 	var alerts, titles, reasons []string
 	for _, group := range rules.Groups {
 		for _, rule := range group.Rules {
-			alerts = append(alerts, rule.Alert)
+			if rule.Alert != "" {
+				alerts = append(alerts, rule.Alert)
+			}
 		}
 	}
 	for _, p := range panels(t) {

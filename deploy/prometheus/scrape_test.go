@@ -171,8 +171,8 @@ func some(samples []sample) string {
 	return fmt.Sprintf("%d series, the first %v", len(samples), samples[0])
 }
 
-// everyRule asks each expression, which must be silent while all is well, and
-// looks at how the server's own evaluation went.
+// everyRule asks each expression, which must be silent for an alert while all is
+// well, and looks at how the server's own evaluation went.
 func everyRule(t *testing.T, s *server) {
 	t.Helper()
 	await(t, "the rules", func() error {
@@ -188,7 +188,7 @@ func everyRule(t *testing.T, s *server) {
 			if err != nil {
 				return fmt.Errorf("rule %s: %w", r.Name, err)
 			}
-			if len(samples) > 0 {
+			if len(samples) > 0 && r.Type == "alerting" {
 				return fmt.Errorf("rule %s fires while all is well: %v", r.Name, samples)
 			}
 		}

@@ -168,7 +168,7 @@ func (s *server) alerted(want ...string) {
 
 // rule is one rule as the server has it.
 type rule struct {
-	Name, Query, Health, LastError string
+	Name, Type, Query, Health, LastError string
 }
 
 func (s *server) rules() ([]rule, error) {

@@ -6,8 +6,8 @@
 // id, a file name, a segment, a subscriber or the text of an error. A destination
 // that the configuration does not name is counted under the value "_other".
 //
-// testdata/metrics.golden lists all metrics with type, labels, unit and help;
-// dashboards and alert rules may use nothing else.
+// README.md and testdata/metrics.golden list all metrics with type, labels, unit
+// and help; dashboards and alert rules may use nothing else.
 package metrics
 
 import (
@@ -53,6 +53,7 @@ type Metrics struct {
 	limiterUtilization *prometheus.GaugeVec
 	blocked            *prometheus.GaugeVec
 	owned              *prometheus.GaugeVec
+	destinationInfo    *prometheus.GaugeVec
 	paused             *prometheus.GaugeVec
 	pgpKeyDaysLeft     *prometheus.GaugeVec
 	unclaimed          *prometheus.GaugeVec
@@ -228,6 +229,8 @@ func (m *Metrics) register(r *registry) {
 		"1 while the work of a kind waits for the cause of a block to go away.", "kind", "destination", "scope", "reason")
 	m.owned = r.gauge("relay_owned", "boolean",
 		"1 while this process owns the destination.", "destination")
+	m.destinationInfo = r.gauge("relay_destination_info", "boolean",
+		"1 for each destination of the configuration, with the credential by which the limiters are labelled.", "destination", "credential")
 	m.paused = r.gauge("relay_paused", "boolean",
 		"1 while an operator has paused the destination: its messages wait.", "destination")
 	m.unclaimed = r.gauge("relay_unclaimed_messages", "messages",
@@ -277,6 +280,7 @@ func (m *Metrics) create(d Destination) {
 	product(func(v ...string) { m.blocked.WithLabelValues(v...) },
 		kinds, ids, texts(fault.Scopes()), texts(fault.BlockReasons()))
 	m.owned.WithLabelValues(d.ID)
+	m.destinationInfo.WithLabelValues(d.ID, d.Credential).Set(1)
 	m.paused.WithLabelValues(d.ID)
 	if !calls {
 		product(func(v ...string) { m.bytes.WithLabelValues(v...) }, ids, texts(byteStages()))

@@ -52,14 +52,30 @@ func families(t *testing.T, reg prometheus.Gatherer) map[string][]string {
 
 func TestGoldenList(t *testing.T) {
 	m := New(prometheus.NewRegistry(), nil)
-	var lines []string
+	var lines, rows []string
 	for _, d := range m.definitions {
 		lines = append(lines, fmt.Sprintf("%s | %s | %s | %s | %s\n",
 			d.name, d.kind, cmp.Or(strings.Join(d.labels, " "), "-"), d.unit, d.help))
+		rows = append(rows, fmt.Sprintf("| `%s` | %s | %s | %s | %s |\n", d.name, d.kind, strings.Join(d.labels, ", "), d.unit, d.help))
 	}
 	slices.Sort(lines)
-	got := "# name | type | labels | unit | help\n" + strings.Join(lines, "")
-	const file = "testdata/metrics.golden"
+	slices.Sort(rows)
+	compare(t, "testdata/metrics.golden", "# name | type | labels | unit | help\n"+strings.Join(lines, ""))
+
+	const page = "README.md"
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Between the heads of the two tables and the blank lines after them.
+	got := table(t, string(text), "| metric | type | labels | unit | meaning |\n| --- | --- | --- | --- | --- |\n", rows)
+	got = table(t, got, "| label | values |\n| --- | --- |\n", closedSets())
+	compare(t, page, got)
+}
+
+// compare fails the test when the file does not hold got; with -update it does.
+func compare(t *testing.T, file, got string) {
+	t.Helper()
 	if *update {
 		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
@@ -72,6 +88,40 @@ func TestGoldenList(t *testing.T) {
 	if diff := gocmp.Diff(string(want), got); diff != "" {
 		t.Errorf("metrics differ from %s; accept with -update (-want +got):\n%s", file, diff)
 	}
+}
+
+// table returns text with the rows below head.
+func table(t *testing.T, text, head string, rows []string) string {
+	t.Helper()
+	before, after, ok := strings.Cut(text, head)
+	if !ok {
+		t.Fatalf("no table %q", head)
+	}
+	_, after, _ = strings.Cut(after, "\n\n")
+	return before + head + strings.Join(rows, "") + "\n" + after
+}
+
+// closedSets are the values of the labels that do not come from the configuration.
+func closedSets() (rows []string) {
+	for _, label := range []struct {
+		name   string
+		values []string
+	}{
+		{"kind", texts(contract.Kinds())},
+		{"`relay_jobs_total` outcome", texts(outcomes())},
+		{"`relay_attempts_total` class", classes()},
+		{"`relay_rows_total` stage", texts(stages())},
+		{"`relay_bytes_total` stage", texts(byteStages())},
+		{"endpoint", texts(endpoints())},
+		{"code", texts(codes())},
+		{"cause", texts(causes())},
+		{"scope", texts(fault.Scopes())},
+		{"`relay_blocked` reason", texts(fault.BlockReasons())},
+		{"`relay_dead_letters_total` reason", texts(fault.DeadLetterReasons())},
+	} {
+		rows = append(rows, fmt.Sprintf("| %s | %s |\n", label.name, strings.Join(label.values, ", ")))
+	}
+	return rows
 }
 
 // TestNamesFollowTheirUnits keeps the suffix rule of Prometheus.
@@ -96,7 +146,7 @@ func TestScrapeMatchesTheList(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	m := New(reg, destinations())
 	m.PGPKeyDaysLeft("acme-segments").Set(30)
-	m.queues.set([]Queue{{Kind: contract.Segment, Destination: "acme-segments"}})
+	m.queues.set(Reading{Queues: []Queue{{Kind: contract.Segment, Destination: "acme-segments"}}, Streams: []Stream{{Name: "ATTENTIVE_JOBS"}}})
 	scraped := families(t, reg)
 	want := make(map[string][]string)
 	for _, d := range m.definitions {
@@ -140,6 +190,7 @@ func TestZeroIsVisibleFromTheStart(t *testing.T) {
 		{"relay_calls_total", 7 * 16, "code=429 destination=acme-attributes endpoint=subscribe"},
 		{"relay_dead_letters_total", 5 * len(fault.DeadLetterReasons()), "destination=acme-attributes kind=subscribe reason=stale_consent"},
 		{"relay_blocked", 5 * 3 * len(fault.BlockReasons()), "destination=acme-segments kind=segment reason=host_key_unknown scope=account"},
+		{"relay_destination_info", 2, "credential=acme-api destination=acme-attributes"},
 		{"relay_owned", 2, "destination=acme-segments"},
 		{"relay_paused", 2, "destination=acme-segments"},
 		{"relay_profiles_skipped_total", 2 * 3, "cause=unchanged destination=acme-attributes kind=unsubscribe"},

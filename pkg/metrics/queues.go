@@ -25,6 +25,20 @@ type Queue struct {
 	DeadLetters uint64
 }
 
+// Stream is how full a stream is that refuses what it has no room for.
+type Stream struct {
+	Name string
+	// Used is the share of its ceiling on bytes or messages, whichever is nearer,
+	// 0 to 1; zero when it has none.
+	Used float64
+}
+
+// Reading is what the broker holds at one time.
+type Reading struct {
+	Queues  []Queue
+	Streams []Stream
+}
+
 const (
 	// queueInterval is the time between two readings of the queues.
 	queueInterval = 10 * time.Second
@@ -36,11 +50,11 @@ const (
 // one: a graph with a gap says that the broker does not answer, a flat line would
 // say that all is well.
 type queues struct {
-	depth, age, dead *prometheus.Desc
+	depth, age, dead, used *prometheus.Desc
 
-	mu   sync.Mutex // guards list and at
-	list []Queue
-	at   time.Time
+	mu      sync.Mutex // guards reading and at
+	reading Reading
+	at      time.Time
 }
 
 func newQueues(r *registry) *queues {
@@ -51,6 +65,8 @@ func newQueues(r *registry) *queues {
 			"Age of the oldest message stored and not acknowledged, read from the broker; 0 when there is none.", "kind", "destination"),
 		dead: r.desc("relay_dead_letters", "messages",
 			"Dead letters stored, read from the broker.", "kind", "destination"),
+		used: r.desc("relay_stream_used_ratio", "ratio",
+			"Share of a stream's ceiling on bytes or messages that is used, read from the broker; at 1 it refuses what is new.", "stream"),
 	}
 	r.reg.MustRegister(q)
 	return q
@@ -60,17 +76,17 @@ func newQueues(r *registry) *queues {
 // reading for at most 30 seconds. read returns every queue of this process's
 // configuration, owned or not, so that depth and age are true while nobody works
 // a queue. A failed reading is logged when the one before it did not fail.
-func (m *Metrics) WatchQueues(ctx context.Context, read func(context.Context) ([]Queue, error), log *slog.Logger) {
+func (m *Metrics) WatchQueues(ctx context.Context, read func(context.Context) (Reading, error), log *slog.Logger) {
 	ticker := time.NewTicker(queueInterval)
 	defer ticker.Stop()
 	failing := false
 	for {
 		readCtx, cancel := context.WithTimeout(ctx, queueInterval)
-		list, err := read(readCtx)
+		reading, err := read(readCtx)
 		cancel()
 		switch {
 		case err == nil:
-			m.queues.set(list)
+			m.queues.set(reading)
 			failing = false
 		case !failing && ctx.Err() == nil:
 			log.WarnContext(ctx, "queues cannot be read; their metrics are missing until they can", "err", err)
@@ -84,10 +100,10 @@ func (m *Metrics) WatchQueues(ctx context.Context, read func(context.Context) ([
 	}
 }
 
-func (q *queues) set(list []Queue) {
+func (q *queues) set(reading Reading) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.list, q.at = list, time.Now()
+	q.reading, q.at = reading, time.Now()
 }
 
 // Describe implements prometheus.Collector.
@@ -95,12 +111,13 @@ func (q *queues) Describe(ch chan<- *prometheus.Desc) {
 	ch <- q.depth
 	ch <- q.age
 	ch <- q.dead
+	ch <- q.used
 }
 
 // Collect implements prometheus.Collector.
 func (q *queues) Collect(ch chan<- prometheus.Metric) {
 	q.mu.Lock()
-	list, at := q.list, q.at
+	reading, at := q.reading, q.at
 	q.mu.Unlock()
 	now := time.Now()
 	if now.Sub(at) > queueStale {
@@ -109,7 +126,10 @@ func (q *queues) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(desc *prometheus.Desc, value float64, of Queue) {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, string(of.Kind), cmp.Or(of.Destination, other))
 	}
-	for _, of := range list {
+	for _, s := range reading.Streams {
+		ch <- prometheus.MustNewConstMetric(q.used, prometheus.GaugeValue, s.Used, s.Name)
+	}
+	for _, of := range reading.Queues {
 		gauge(q.dead, float64(of.DeadLetters), of)
 		if of.Destination == "" {
 			continue

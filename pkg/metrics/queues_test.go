@@ -38,10 +38,10 @@ func TestOtherDestinations(t *testing.T) {
 	t.Parallel()
 	reg := prometheus.NewRegistry()
 	m := New(reg, destinations())
-	m.queues.set([]Queue{
+	m.queues.set(Reading{Queues: []Queue{
 		{Kind: contract.Segment, Destination: "acme-segments", DeadLetters: 1},
 		{Kind: contract.Segment, DeadLetters: 2},
-	})
+	}})
 	got := families(t, reg)
 	want := []string{"destination=_other kind=segment", "destination=acme-segments kind=segment"}
 	if diff := cmp.Diff(want, got["relay_dead_letters"]); diff != "" {
@@ -59,15 +59,15 @@ func TestWatchQueues(t *testing.T) {
 		var reads atomic.Int32
 		var down atomic.Bool
 		stored := time.Now().Add(-time.Minute)
-		read := func(context.Context) ([]Queue, error) {
+		read := func(context.Context) (Reading, error) {
 			reads.Add(1)
 			if down.Load() {
-				return nil, errors.New("broker: no responders")
+				return Reading{}, errors.New("broker: no responders")
 			}
-			return []Queue{{
+			return Reading{Queues: []Queue{{
 				Kind: contract.Segment, Destination: "acme-segments",
 				Depth: 7, Oldest: stored, DeadLetters: 2,
-			}}, nil
+			}}}, nil
 		}
 		var logged strings.Builder
 		ctx, cancel := context.WithCancel(t.Context())
@@ -131,7 +131,7 @@ func TestAgeOfAnEmptyQueue(t *testing.T) {
 			t.Parallel()
 			reg := prometheus.NewRegistry()
 			m := New(reg, nil)
-			m.queues.set([]Queue{{Kind: contract.Expand, Destination: "acme-attributes", Oldest: tt.oldest}})
+			m.queues.set(Reading{Queues: []Queue{{Kind: contract.Expand, Destination: "acme-attributes", Oldest: tt.oldest}}})
 			if got := shown(t, reg)["relay_queue_oldest_age_seconds"]; got != 0 {
 				t.Errorf("age = %v, want 0", got)
 			}
@@ -148,10 +148,10 @@ func TestReadIsBounded(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			m.WatchQueues(ctx, func(ctx context.Context) ([]Queue, error) {
+			m.WatchQueues(ctx, func(ctx context.Context) (Reading, error) {
 				reads.Add(1)
 				<-ctx.Done()
-				return nil, ctx.Err()
+				return Reading{}, ctx.Err()
 			}, slog.New(slog.DiscardHandler))
 		}()
 		time.Sleep(time.Minute)

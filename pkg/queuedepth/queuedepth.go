@@ -1,6 +1,6 @@
 // Package queuedepth asks the broker what waits: how many messages a queue
-// holds, how old the oldest is, and how many dead letters are stored, those of
-// destinations that no configuration names included.
+// holds, how old the oldest is, how many dead letters are stored, those of
+// destinations that no configuration names included, and how full the streams are.
 //
 // The numbers are the broker's own, so they are true while nobody works a queue.
 // A queue that no worker ever owned has no consumer yet and is counted by its
@@ -47,11 +47,38 @@ func New(js jetstream.JetStream, destinations []metrics.Destination) *Reader {
 	return r
 }
 
-// Read returns what each queue holds now, and for each kind the dead letters of
-// all other destinations. The queues are read one after the
-// other, not at one moment. Either all are read, or an error names the one that
-// could not be.
-func (r *Reader) Read(ctx context.Context) ([]metrics.Queue, error) {
+// Read returns what each queue holds now, for each kind the dead letters of all
+// other destinations, and how full the streams are that refuse what is new. They
+// are read one after the other, not at one moment. Either all are read, or an
+// error names the one that could not be.
+func (r *Reader) Read(ctx context.Context) (metrics.Reading, error) {
+	queues, err := r.readQueues(ctx)
+	if err != nil {
+		return metrics.Reading{}, err
+	}
+	reading := metrics.Reading{Queues: queues}
+	for _, name := range []string{broker.StreamJobs, broker.StreamProfiles, broker.StreamDead} {
+		stream, err := r.js.Stream(ctx, name)
+		if err != nil {
+			return metrics.Reading{}, fmt.Errorf("stream %s: %w", name, err)
+		}
+		info := stream.CachedInfo()
+		reading.Streams = append(reading.Streams, metrics.Stream{Name: name, Used: max(
+			share(info.State.Bytes, info.Config.MaxBytes), share(info.State.Msgs, info.Config.MaxMsgs))})
+	}
+	return reading, nil
+}
+
+// share returns how much of a ceiling is used; one below 1 is none.
+func share(used uint64, ceiling int64) float64 {
+	if ceiling < 1 {
+		return 0
+	}
+	return float64(used) / float64(ceiling)
+}
+
+// readQueues reads what [Reader.Read] tells of the queues.
+func (r *Reader) readQueues(ctx context.Context) ([]metrics.Queue, error) {
 	dead, err := r.deadLetters(ctx)
 	if err != nil {
 		return nil, err

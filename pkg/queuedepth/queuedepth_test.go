@@ -37,10 +37,11 @@ func queues(t *testing.T, r *queuedepth.Reader) map[contract.Kind]metrics.Queue 
 // of all others.
 func read(t *testing.T, r *queuedepth.Reader) (byKind map[contract.Kind]metrics.Queue, others map[contract.Kind]uint64) {
 	t.Helper()
-	list, err := r.Read(t.Context())
+	reading, err := r.Read(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
+	list := reading.Queues
 	byKind, others = make(map[contract.Kind]metrics.Queue), make(map[contract.Kind]uint64)
 	for _, q := range list {
 		if q.Destination == "" {
@@ -216,5 +217,48 @@ func TestReadEndsWithItsContext(t *testing.T) {
 	defer cancel()
 	if list, err := queuedepth.New(js, destinations()).Read(ctx); err == nil {
 		t.Errorf("Read = %v from a broker that is away", list)
+	}
+}
+
+// TestStreams: of the two ceilings the nearer one counts.
+func TestStreams(t *testing.T) {
+	t.Parallel()
+	js := queuetest.Start(t).Conn(t).JS
+	limit := func(name string, bytes, messages int64) {
+		t.Helper()
+		stream, err := js.Stream(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg := stream.CachedInfo().Config
+		cfg.MaxBytes, cfg.MaxMsgs = bytes, messages
+		if _, err := js.UpdateStream(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	subject := contract.JobSubject(contract.Segment, "acme-segments")
+	publish(t, js, broker.StreamJobs, subject, subject)
+	for _, tt := range []struct {
+		name            string
+		bytes, messages int64
+		want            float64
+	}{
+		{"messages are nearer", 1 << 30, 4, 0.5},
+		{"no ceiling", -1, -1, 0},
+		{"full", 1 << 30, 2, 1},
+	} {
+		limit(broker.StreamJobs, tt.bytes, tt.messages)
+		reading, err := queuedepth.New(js, destinations()).Read(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make(map[string]float64)
+		for _, s := range reading.Streams {
+			got[s.Name] = s.Used
+		}
+		want := map[string]float64{broker.StreamJobs: tt.want, broker.StreamProfiles: 0, broker.StreamDead: 0}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
+		}
 	}
 }
