@@ -27,13 +27,14 @@ const maxInlineBytes = 512 << 10
 // encoding is how files are written, as far as flags say; the rest is told by
 // their names.
 type encoding struct {
-	format, compression, delimiter string
+	format, compression, delimiter, charset string
 }
 
 func (e *encoding) flags(f *pflag.FlagSet) {
 	f.StringVar(&e.format, "format", "", "csv or ndjson (default: by the file's ending: .csv, .tsv, .ndjson, .jsonl)")
 	f.StringVar(&e.compression, "compression", "", "none, gzip or zstd (default: by the file's ending: .gz, .zst)")
 	f.StringVar(&e.delimiter, "delimiter", "", "what stands between the columns of CSV (default: a comma; a tab in .tsv)")
+	f.StringVar(&e.charset, "encoding", "", "utf-8, utf-16le, utf-16be, iso-8859-1, iso-8859-15 or windows-1252 (default: utf-8, or utf-16 by its byte order mark)")
 }
 
 // apply sets how the file called path is written.
@@ -60,6 +61,15 @@ func (e *encoding) apply(s *attentivev1.Source, path string) error {
 		return fmt.Errorf("--format %q: use csv or ndjson", e.format)
 	}
 	s.Delimiter = cmp.Or(e.delimiter, delimiter)
+	if e.charset == "" {
+		return nil
+	}
+	name := "ENCODING_" + strings.ToUpper(strings.ReplaceAll(e.charset, "-", "_"))
+	number, ok := attentivev1.Encoding_value[name]
+	if !ok || number == 0 {
+		return fmt.Errorf("--encoding %q: use utf-8, utf-16le, utf-16be, iso-8859-1, iso-8859-15 or windows-1252", e.charset)
+	}
+	s.Encoding = attentivev1.Encoding(number)
 	return nil
 }
 
@@ -150,6 +160,7 @@ func (s *sender) inspect(ctx context.Context, f File, columns []string, line *pr
 		Format:      f.Source.GetFormat(),
 		Compression: f.Source.GetCompression(),
 		Delimiter:   f.Source.GetDelimiter(),
+		Encoding:    f.Source.GetEncoding(),
 	})
 	if err != nil {
 		return 0, err

@@ -48,6 +48,12 @@ func TestValidateSegmentJob(t *testing.T) {
 		{"short digest", func(m M) { m.Groups[0].Source.Sha256 = []byte("x") }, "groups[0].source.sha256: must be empty or 32 bytes"},
 		{"two delimiters", func(m M) { m.Groups[0].Source.Delimiter = ",;" }, "groups[0].source.delimiter: "},
 		{"delimiter of two bytes", func(m M) { m.Groups[0].Source.Delimiter = "§" }, "groups[0].source.delimiter: "},
+		{"encoding", func(m M) { m.Groups[0].Source.Encoding = attentivev1.Encoding_ENCODING_WINDOWS_1252 }, ""},
+		{"no encoding", func(m M) { m.Groups[0].Source.Encoding = 99 }, "groups[0].source.encoding: must be one of ENCODING_UTF_8, "},
+		{"encoding of Parquet", func(m M) {
+			m.Groups[0].Source.Format = attentivev1.Format_FORMAT_PARQUET
+			m.Groups[0].Source.Encoding = attentivev1.Encoding_ENCODING_UTF_8
+		}, "groups[0].source: encoding is of text"},
 		{"quote as delimiter", func(m M) { m.Groups[0].Source.Delimiter = `"` }, "groups[0].source.delimiter: "},
 		{"sample too large", func(m M) { m.SampleRows = 1001 }, "sample_rows: "},
 	}

@@ -2,7 +2,6 @@ package source
 
 import (
 	"bytes"
-	"fmt"
 	"io"
 )
 
@@ -48,20 +47,15 @@ func (b *block) more() error {
 	return io.ErrNoProgress
 }
 
-// skipBOM drops the mark that some programs write before UTF-8, and recognizes
-// the marks of UTF-16, which nothing here reads.
+// skipBOM drops the mark that some programs write before UTF-8.
 func (b *block) skipBOM() error {
-	for b.end-b.start < 3 && !b.eof {
+	for b.end-b.start < len(utf8BOM) && !b.eof {
 		if err := b.more(); err != nil {
 			return err
 		}
 	}
-	head := b.buf[b.start:b.end]
-	switch {
-	case bytes.HasPrefix(head, []byte("\xef\xbb\xbf")):
-		b.start += 3
-	case bytes.HasPrefix(head, []byte("\xff\xfe")), bytes.HasPrefix(head, []byte("\xfe\xff")):
-		return fmt.Errorf("it is UTF-16; write it as UTF-8")
+	if bytes.HasPrefix(b.buf[b.start:b.end], []byte(utf8BOM)) {
+		b.start += len(utf8BOM)
 	}
 	return nil
 }

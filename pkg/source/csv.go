@@ -69,8 +69,10 @@ func (c *csvReader) header() error {
 			return fmt.Errorf("column %d has no name", i+1)
 		case len(name) > maxNameBytes:
 			return fmt.Errorf("the name of column %d is longer than %d bytes", i+1, maxNameBytes)
+		case bytes.IndexByte(name, 0) >= 0:
+			return fmt.Errorf("the name of column %d holds a NUL; if the source is UTF-16, its encoding has to be named", i+1)
 		case !utf8.Valid(name):
-			return fmt.Errorf("the name of column %d is not UTF-8", i+1)
+			return fmt.Errorf("the name of column %d is not UTF-8; if the source is, say, Windows-1252, its encoding has to be named", i+1)
 		case bytes.IndexByte(name, '\r') >= 0:
 			return fmt.Errorf("the name of column %d holds a carriage return; lines end in LF or CRLF", i+1)
 		}

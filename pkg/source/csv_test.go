@@ -155,7 +155,8 @@ func TestCSVFaults(t *testing.T) {
 	}{
 		{name: "nothing", text: "", says: []string{"inline source", "first row", "empty"}},
 		{name: "blank lines only", text: "\n\r\n", says: []string{"empty"}},
-		{name: "UTF-16", text: "\xff\xfea\x00\n\x00", says: []string{"UTF-16", "UTF-8"}},
+		{name: "UTF-16 that nobody names", text: "a\x00\n\x00", says: []string{"UTF-16", "encoding"}},
+		{name: "Latin-1 that nobody names", text: "\xe4\n1\n", says: []string{"Windows-1252", "encoding"}},
 		{name: "column without name", text: "a,,c\n", says: []string{"first row", "column 2"}},
 		{name: "names not UTF-8", text: "a,\xff\n", says: []string{"column 2", "UTF-8"}},
 		{name: "names twice", text: "a,b, a\n", says: []string{"columns 1 and 3"}},

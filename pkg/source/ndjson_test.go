@@ -171,7 +171,7 @@ func TestNDJSONFaults(t *testing.T) {
 		{"half a surrogate pair", `{"a":"\ud83d"}`, []string{"row 1", "surrogate"}},
 		{"surrogates in the wrong order", `{"a":"\ude00\ud83d"}`, []string{"row 1", "surrogate"}},
 		{"not UTF-8", "{\"a\":\"\xff\"}", []string{"row 1", "UTF-8"}},
-		{"UTF-16", "\xff\xfe{\x00}\x00", []string{"UTF-16"}},
+		{"UTF-16, damaged", "\xff\xfe{\x00}", []string{"UTF-16"}},
 		{"too long", "{}\n{\"a\":\"" + strings.Repeat("x", source.MaxRowBytes) + "\"}", []string{"row 2", "1 MiB"}},
 	}
 	for _, tt := range tests {

@@ -264,6 +264,9 @@ func (r *Reader) begin(s *attentivev1.Source) error {
 	if s.GetCompression() != attentivev1.Compression_COMPRESSION_UNSPECIFIED {
 		plain = bounded(plain, r.limits.Bytes, r.name)
 	}
+	if plain, err = r.decodeText(plain, s.GetEncoding()); err != nil {
+		return err
+	}
 	switch s.GetFormat() {
 	case attentivev1.Format_FORMAT_CSV:
 		delimiter, ok := delimiterOf(s.GetDelimiter())

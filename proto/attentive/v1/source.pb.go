@@ -28,9 +28,9 @@ type Format int32
 const (
 	// Never valid.
 	Format_FORMAT_UNSPECIFIED Format = 0
-	// Comma-separated values (RFC 4180), UTF-8, with a header row.
+	// Comma-separated values (RFC 4180), with a header row.
 	Format_FORMAT_CSV Format = 1
-	// One JSON object a line, UTF-8.
+	// One JSON object a line.
 	Format_FORMAT_NDJSON Format = 2
 	// Apache Parquet.
 	Format_FORMAT_PARQUET Format = 3
@@ -132,6 +132,75 @@ func (Compression) EnumDescriptor() ([]byte, []int) {
 	return file_attentive_v1_source_proto_rawDescGZIP(), []int{1}
 }
 
+// Encoding of text. A byte order mark is not part of the text.
+type Encoding int32
+
+const (
+	// UTF-8, or UTF-16 in the order of its byte order mark.
+	Encoding_ENCODING_UNSPECIFIED Encoding = 0
+	// UTF-8, with or without a byte order mark.
+	Encoding_ENCODING_UTF_8 Encoding = 1
+	// UTF-16, little-endian.
+	Encoding_ENCODING_UTF_16LE Encoding = 2
+	// UTF-16, big-endian.
+	Encoding_ENCODING_UTF_16BE Encoding = 3
+	// ISO 8859-1, also called Latin-1.
+	Encoding_ENCODING_ISO_8859_1 Encoding = 4
+	// ISO 8859-15, also called Latin-9: Latin-1 with the euro sign.
+	Encoding_ENCODING_ISO_8859_15 Encoding = 5
+	// Windows code page 1252.
+	Encoding_ENCODING_WINDOWS_1252 Encoding = 6
+)
+
+// Enum value maps for Encoding.
+var (
+	Encoding_name = map[int32]string{
+		0: "ENCODING_UNSPECIFIED",
+		1: "ENCODING_UTF_8",
+		2: "ENCODING_UTF_16LE",
+		3: "ENCODING_UTF_16BE",
+		4: "ENCODING_ISO_8859_1",
+		5: "ENCODING_ISO_8859_15",
+		6: "ENCODING_WINDOWS_1252",
+	}
+	Encoding_value = map[string]int32{
+		"ENCODING_UNSPECIFIED":  0,
+		"ENCODING_UTF_8":        1,
+		"ENCODING_UTF_16LE":     2,
+		"ENCODING_UTF_16BE":     3,
+		"ENCODING_ISO_8859_1":   4,
+		"ENCODING_ISO_8859_15":  5,
+		"ENCODING_WINDOWS_1252": 6,
+	}
+)
+
+func (x Encoding) Enum() *Encoding {
+	p := new(Encoding)
+	*p = x
+	return p
+}
+
+func (x Encoding) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Encoding) Descriptor() protoreflect.EnumDescriptor {
+	return file_attentive_v1_source_proto_enumTypes[2].Descriptor()
+}
+
+func (Encoding) Type() protoreflect.EnumType {
+	return &file_attentive_v1_source_proto_enumTypes[2]
+}
+
+func (x Encoding) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Encoding.Descriptor instead.
+func (Encoding) EnumDescriptor() ([]byte, []int) {
+	return file_attentive_v1_source_proto_rawDescGZIP(), []int{2}
+}
+
 // Source says where the rows of an audience are and how to read them.
 //
 // The first row of a CSV source names its columns; NDJSON names them in every
@@ -156,7 +225,10 @@ type Source struct {
 	Sha256 []byte `protobuf:"bytes,6,opt,name=sha256,proto3" json:"sha256,omitempty"`
 	// delimiter between the columns of a CSV source, one byte that is no quote
 	// and no line break; empty means a comma.
-	Delimiter     string `protobuf:"bytes,7,opt,name=delimiter,proto3" json:"delimiter,omitempty"`
+	Delimiter string `protobuf:"bytes,7,opt,name=delimiter,proto3" json:"delimiter,omitempty"`
+	// encoding of the text of a CSV or NDJSON source, after decompression;
+	// unspecified means UTF-8, or UTF-16 when it begins with a byte order mark.
+	Encoding      Encoding `protobuf:"varint,8,opt,name=encoding,proto3,enum=attentive.v1.Encoding" json:"encoding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -253,6 +325,13 @@ func (x *Source) GetDelimiter() string {
 	return ""
 }
 
+func (x *Source) GetEncoding() Encoding {
+	if x != nil {
+		return x.Encoding
+	}
+	return Encoding_ENCODING_UNSPECIFIED
+}
+
 type isSource_Location interface {
 	isSource_Location()
 }
@@ -283,7 +362,7 @@ var File_attentive_v1_source_proto protoreflect.FileDescriptor
 
 const file_attentive_v1_source_proto_rawDesc = "" +
 	"\n" +
-	"\x19attentive/v1/source.proto\x12\fattentive.v1\x1a\x1bbuf/validate/validate.proto\"\xac\x03\n" +
+	"\x19attentive/v1/source.proto\x12\fattentive.v1\x1a\x1bbuf/validate/validate.proto\"\xd1\x04\n" +
 	"\x06Source\x12%\n" +
 	"\x06inline\x18\x01 \x01(\fB\v\xbaH\bz\x06\x10\x01\x18\x80\x80 H\x00R\x06inline\x12$\n" +
 	"\x06object\x18\x02 \x01(\tB\n" +
@@ -296,7 +375,9 @@ const file_attentive_v1_source_proto_rawDesc = "" +
 	"\x06sha256\x18\x06 \x01(\fBW\xbaHT\xba\x01Q\n" +
 	"\rsource.sha256\x12\x19must be empty or 32 bytes\x1a%this.size() == 0 || this.size() == 32R\x06sha256\x120\n" +
 	"\tdelimiter\x18\a \x01(\tB\x12\xbaH\x0fr\r(\x012\t^[^\"\r\n" +
-	"]?$R\tdelimiterB\x11\n" +
+	"]?$R\tdelimiter\x12<\n" +
+	"\bencoding\x18\b \x01(\x0e2\x16.attentive.v1.EncodingB\b\xbaH\x05\x82\x01\x02\x10\x01R\bencoding:e\xbaHb\x1a`\n" +
+	"\x0fsource.encoding\x12%encoding is of text: Parquet has none\x1a&this.format != 3 || this.encoding == 0B\x11\n" +
 	"\blocation\x12\x05\xbaH\x02\b\x01*W\n" +
 	"\x06Format\x12\x16\n" +
 	"\x12FORMAT_UNSPECIFIED\x10\x00\x12\x0e\n" +
@@ -307,7 +388,15 @@ const file_attentive_v1_source_proto_rawDesc = "" +
 	"\vCompression\x12\x1b\n" +
 	"\x17COMPRESSION_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10COMPRESSION_GZIP\x10\x01\x12\x14\n" +
-	"\x10COMPRESSION_ZSTD\x10\x02B3Z1attentive.internal/proto/attentive/v1;attentivev1b\x06proto3"
+	"\x10COMPRESSION_ZSTD\x10\x02*\xb4\x01\n" +
+	"\bEncoding\x12\x18\n" +
+	"\x14ENCODING_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eENCODING_UTF_8\x10\x01\x12\x15\n" +
+	"\x11ENCODING_UTF_16LE\x10\x02\x12\x15\n" +
+	"\x11ENCODING_UTF_16BE\x10\x03\x12\x17\n" +
+	"\x13ENCODING_ISO_8859_1\x10\x04\x12\x18\n" +
+	"\x14ENCODING_ISO_8859_15\x10\x05\x12\x19\n" +
+	"\x15ENCODING_WINDOWS_1252\x10\x06B3Z1attentive.internal/proto/attentive/v1;attentivev1b\x06proto3"
 
 var (
 	file_attentive_v1_source_proto_rawDescOnce sync.Once
@@ -321,21 +410,23 @@ func file_attentive_v1_source_proto_rawDescGZIP() []byte {
 	return file_attentive_v1_source_proto_rawDescData
 }
 
-var file_attentive_v1_source_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_attentive_v1_source_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_attentive_v1_source_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
 var file_attentive_v1_source_proto_goTypes = []any{
 	(Format)(0),      // 0: attentive.v1.Format
 	(Compression)(0), // 1: attentive.v1.Compression
-	(*Source)(nil),   // 2: attentive.v1.Source
+	(Encoding)(0),    // 2: attentive.v1.Encoding
+	(*Source)(nil),   // 3: attentive.v1.Source
 }
 var file_attentive_v1_source_proto_depIdxs = []int32{
 	0, // 0: attentive.v1.Source.format:type_name -> attentive.v1.Format
 	1, // 1: attentive.v1.Source.compression:type_name -> attentive.v1.Compression
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	2, // 2: attentive.v1.Source.encoding:type_name -> attentive.v1.Encoding
+	3, // [3:3] is the sub-list for method output_type
+	3, // [3:3] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_attentive_v1_source_proto_init() }
@@ -353,7 +444,7 @@ func file_attentive_v1_source_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_attentive_v1_source_proto_rawDesc), len(file_attentive_v1_source_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   1,
 			NumExtensions: 0,
 			NumServices:   0,
