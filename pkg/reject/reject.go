@@ -2,8 +2,8 @@
 // reason, in the object store, where an operator finds them.
 //
 // What is kept is CSV with the columns group, row, reason and value. The value is
-// masked before it leaves the Writer: enough to find the row in its source, too
-// little to know whom it is about. Rows go out in blocks of 128 KiB as they come, so
+// masked before it leaves the Writer, unless that keeps full values: enough to
+// find the row in its source, too little to know whom it is about. Rows go out in blocks of 128 KiB as they come, so
 // a Writer holds three blocks at most, whatever the number of rows.
 //
 // The object appears under its name when Close has succeeded, as a whole, in place
@@ -14,6 +14,7 @@
 package reject
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -46,7 +47,7 @@ type Row struct {
 	Number uint64
 	// Reason is one of a closed list.
 	Reason string
-	// Value is what could not be used, as the source has it. It is masked.
+	// Value is what could not be used, as the source has it.
 	Value []byte
 }
 
@@ -77,7 +78,8 @@ type Writer struct {
 	name   string
 	total  uint64
 	counts map[string]uint64
-	err    error // what Add and Close return from now on
+	value  func(dst, value []byte) []byte // appends a row's value as it is kept
+	err    error                          // what Add and Close return from now on
 
 	buf    []byte // rows not yet handed over
 	upload *upload
@@ -86,7 +88,15 @@ type Writer struct {
 // New returns a Writer for the object called name. Nothing is sent before there
 // is a row.
 func New(store jetstream.ObjectStore, name string) *Writer {
-	return &Writer{store: store, name: name, counts: make(map[string]uint64)}
+	return &Writer{store: store, name: name, counts: make(map[string]uint64), value: identifier.Mask}
+}
+
+// NewFull is New for a Writer that keeps values as the source has them. A
+// spreadsheet may take them for formulas.
+func NewFull(store jetstream.ObjectStore, name string) *Writer {
+	w := New(store, name)
+	w.value = appendField
+	return w
 }
 
 var errClosed = errors.New("it is closed")
@@ -102,7 +112,7 @@ func (w *Writer) Add(ctx context.Context, row Row) error {
 	if w.buf == nil {
 		w.buf = append(make([]byte, 0, blockBytes), header...)
 	}
-	w.buf = appendRow(w.buf, row)
+	w.buf = w.appendRow(row)
 	if len(w.buf) < blockBytes {
 		return nil
 	}
@@ -299,19 +309,25 @@ func (r *blockReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// appendRow writes row as RFC 4180 wants it. Only the group can hold a character
-// that needs quotes; reasons are words, and masks hold neither.
-func appendRow(dst []byte, row Row) []byte {
+// appendRow appends row to the block as RFC 4180 wants it.
+func (w *Writer) appendRow(row Row) []byte {
 	group := row.Group
 	// A spreadsheet would take it for a formula.
 	if group != "" && strings.IndexByte("=+-@\t\r", group[0]) >= 0 {
 		group = "'" + group
 	}
-	if strings.ContainsAny(group, "\",\r\n") {
-		group = `"` + strings.ReplaceAll(group, `"`, `""`) + `"`
-	}
-	dst = append(append(dst, group...), ',')
+	dst := append(appendField(w.buf, []byte(group)), ',')
 	dst = append(strconv.AppendUint(dst, row.Number, 10), ',')
-	dst = append(append(dst, row.Reason...), ',')
-	return append(identifier.Mask(dst, row.Value), '\n')
+	dst = append(append(dst, row.Reason...), ',') // a word
+	return append(w.value(dst, row.Value), '\n')  // masks need no quotes
+}
+
+// appendField appends a field, quoted where it must be.
+func appendField(dst, field []byte) []byte {
+	if !bytes.ContainsAny(field, "\",\r\n") {
+		return append(dst, field...)
+	}
+	dst = append(dst, '"')
+	dst = append(dst, bytes.ReplaceAll(field, []byte(`"`), []byte(`""`))...)
+	return append(dst, '"')
 }
