@@ -56,7 +56,7 @@ func sendFlags(f *pflag.FlagSet) cli.Compose {
 		} else {
 			job.Origin = &attentivev1.SegmentJob_Orchestration{Orchestration: &attentivev1.Orchestration{SegmentName: h.Name}}
 		}
-		order := cli.Order{Job: job, Columns: []string{h.Template.Columns.Of(h.Destination.Segment.Identifier)}}
+		order := cli.Order{Job: job, Columns: []string{h.Template.Columns.Of(h.Template.Segment.Identifier)}}
 		if len(*groups) == 0 {
 			return order, fmt.Errorf("no --group: name at least one group and its file, as --group 'Jeans=jeans.csv.gz'")
 		}

@@ -29,7 +29,8 @@ type Destination struct {
 	Credential string
 	// Access is what the destination grants. Default: services only.
 	Access access.Permissions
-	// Segment is set for PluginSegments, else nil.
+	// Segment is set for PluginSegments, else nil. What a template may override
+	// is only right in Template.Segment.
 	Segment *SegmentSettings
 	// Attributes is set for PluginAttributes, else nil.
 	Attributes *AttributesSettings
@@ -44,43 +45,6 @@ func (d Destination) Template(id string) (Template, bool) {
 		return Template{}, false
 	}
 	return d.Templates[i], true
-}
-
-// SegmentSettings are the settings of a destination for segments.
-type SegmentSettings struct {
-	// ClientDomain begins every file name: letters, digits, dots and hyphens.
-	ClientDomain string
-	// RemoteFolder is where files are put. Default /uploads.
-	RemoteFolder string
-	// Identifier that the files hold.
-	Identifier Identifier
-	// PGP is nil when files are not encrypted.
-	PGP *PGP
-	// SplitRows is the most rows of one file. Default and most: 500,000.
-	SplitRows int
-	// RejectShare is the share of rows, 0 to 1, that may be rejected before the
-	// job fails. Default 0.10.
-	RejectShare float64
-	// TimeZone gives the date in file names. Default UTC.
-	TimeZone *time.Location
-	Guards   Guards
-}
-
-// PGP says for whom files are encrypted.
-type PGP struct {
-	// Keys are paths of public key files, at least one.
-	Keys []string
-	// Armor writes ASCII armor instead of binary. Default false.
-	Armor bool
-	// Suffix is added to file names. Default .pgp.
-	Suffix string
-}
-
-// Guards refuse an audience before anything of it is visible.
-type Guards struct {
-	// Shrink is the share, 0 to 1, by which a segment may be smaller than at its
-	// last success. Default 0.5; 1 lets it shrink to one row.
-	Shrink float64
 }
 
 // AttributesSettings are the settings of a destination for attributes.
@@ -140,8 +104,11 @@ type Template struct {
 	DefaultRegion string
 	// Filename names the segments of a campaign. Zero for PluginAttributes.
 	Filename segmentname.Template
+	// Segment are the settings of the destination with what the template
+	// overrides. Nil for PluginAttributes.
+	Segment *SegmentSettings
 	// Columns names the columns with a meaning of their own. For PluginSegments
-	// only that of the destination's identifier is set; for PluginAttributes at
+	// only that of the identifier is set; for PluginAttributes at
 	// least that one.
 	Columns Columns
 	// EveryColumn is true when each column not named in Columns is sent as a

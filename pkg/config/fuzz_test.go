@@ -60,8 +60,7 @@ func promises(t *testing.T, cfg *Config) {
 		var identifier Identifier
 		switch {
 		case d.Plugin == PluginSegments && d.Segment != nil && d.Attributes == nil && c.SFTP != nil:
-			identifier = d.Segment.Identifier
-			if d.Segment.TimeZone == nil || d.Segment.SplitRows < 1 || d.Segment.ClientDomain == "" {
+			if d.Segment.RemoteFolder == "" {
 				t.Errorf("settings %+v", d.Segment)
 			}
 		case d.Plugin == PluginAttributes && d.Attributes != nil && d.Segment == nil && c.API != nil:
@@ -73,6 +72,12 @@ func promises(t *testing.T, cfg *Config) {
 			t.Errorf("destination %q does not fit its plugin %q", d.ID, d.Plugin)
 		}
 		for _, template := range d.Templates {
+			if s := template.Segment; s != nil {
+				identifier = s.Identifier
+				if s.TimeZone == nil || s.SplitRows < 1 || s.ClientDomain == "" || s.File.Delimiter == 0 || s.File.LineEnd == "" || s.File.Delimiter == s.File.Escape {
+					t.Errorf("settings %+v", s)
+				}
+			}
 			if !idPattern.MatchString(template.ID) || template.Columns.Of(identifier) == "" {
 				t.Errorf("template %+v lacks id or identifier", template)
 			}

@@ -3,14 +3,10 @@ package config
 import (
 	"fmt"
 	"maps"
-	"path"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
-
-	// Time zones must be known in images without a zone database.
-	_ "time/tzdata"
 
 	"attentive.internal/pkg/access"
 	"github.com/nyaruka/phonenumbers"
@@ -91,80 +87,6 @@ func readAccess(fallback access.Permissions) func(value) access.Permissions {
 // settings returns the mapping of the key settings, nil when it cannot be read.
 func settings(m *mapping, remedy string) *mapping {
 	return need(m, "settings", remedy, value.mapping)
-}
-
-var (
-	clientDomain = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?$`)
-	pgpSuffix    = regexp.MustCompile(`^\.[A-Za-z0-9][A-Za-z0-9.]{0,15}$`)
-)
-
-func readSegmentSettings(m *mapping) (*SegmentSettings, templateReader) {
-	s := settings(m, "write at least client_domain and identifier")
-	result := &SegmentSettings{
-		ClientDomain: need(s, "client_domain", "write the client domain that Attentive gave you; file names begin with it",
-			matching(clientDomain, "use letters, digits, dots and hyphens, at most 64")),
-		RemoteFolder: get(s, "remote_folder", "/uploads", readFolder),
-		Identifier:   need(s, "identifier", "write phone or email: what the files hold", choice(Phone, Email)),
-		PGP:          get(s, "pgp", nil, readPGP),
-		SplitRows:    get(s, "split_rows", 500_000, whole(1, 500_000)),
-		RejectShare:  get(s, "reject_share", 0.10, share),
-		TimeZone:     get(s, "time_zone", time.UTC, readTimeZone),
-		Guards:       get(s, "guards", defaultGuards, readGuards),
-	}
-	templates := templateReader{
-		plugin:     PluginSegments,
-		identifier: result.Identifier,
-		region:     get(s, "default_region", "", readRegion),
-		ids:        &ids{what: "template"},
-	}
-	s.done()
-	return result, templates
-}
-
-func readFolder(v value) string {
-	s := text(v)
-	if s == "" {
-		return ""
-	}
-	if slices.Contains(strings.Split(s, "/"), "..") || strings.Contains(s, `\`) {
-		v.fault(fmt.Sprintf("is %q", s), `write a folder as /uploads, without ".." and backslashes`)
-		return ""
-	}
-	return path.Clean(s)
-}
-
-func readPGP(v value) *PGP {
-	const remedy = "list the public key files of those who decrypt"
-	m := v.mapping()
-	p := &PGP{
-		Keys:   need(m, "keys", remedy, someOf(file, remedy)),
-		Armor:  get(m, "armor", false, boolean),
-		Suffix: get(m, "suffix", ".pgp", matching(pgpSuffix, "write a dot and letters or digits, as .pgp")),
-	}
-	m.done()
-	return p
-}
-
-func readTimeZone(v value) *time.Location {
-	s := text(v)
-	if s == "" {
-		return time.UTC
-	}
-	zone, err := time.LoadLocation(s)
-	if err != nil || s == "Local" {
-		v.fault(fmt.Sprintf("is %q", s), "write a name of the time zone database, as UTC or America/New_York")
-		return time.UTC
-	}
-	return zone
-}
-
-var defaultGuards = Guards{Shrink: 0.5}
-
-func readGuards(v value) Guards {
-	m := v.mapping()
-	g := Guards{Shrink: get(m, "shrink", defaultGuards.Shrink, share)}
-	m.done()
-	return g
 }
 
 // readRegion reads a region that the phone library knows.

@@ -14,9 +14,10 @@ const maxAttributeName = 200
 // templateReader reads the templates of one destination.
 type templateReader struct {
 	plugin     string
-	identifier Identifier // of the destination, "" when it could not be read
-	region     string     // default region of the destination
-	signUp     bool       // the destination says what a subscribe signs up to
+	identifier Identifier       // of the destination, "" when it could not be read
+	settings   *SegmentSettings // of the destination, for templates to override
+	region     string           // default region of the destination
+	signUp     bool             // the destination says what a subscribe signs up to
 	ids        *ids
 }
 
@@ -29,6 +30,8 @@ func (r templateReader) read(v value) Template {
 	}
 	t.ID, t.Name = r.ids.read(m)
 	if r.plugin == PluginSegments {
+		t.Segment = get(m, "settings", r.settings, r.overrides)
+		r.identifier = t.Segment.Identifier
 		t.Filename = get(m, "filename_template", segmentname.Template{}, readFilename)
 		r.campaigns(m, t)
 	}
@@ -41,6 +44,14 @@ func (r templateReader) read(v value) Template {
 	}
 	m.done()
 	return t
+}
+
+// overrides reads what a template has in place of the destination's settings.
+func (r templateReader) overrides(v value) *SegmentSettings {
+	m := v.mapping()
+	settings := readFileSettings(m, *r.settings)
+	m.done()
+	return &settings
 }
 
 // campaigns checks the filename template of a template that campaigns may use.
@@ -84,14 +95,14 @@ func (r templateReader) readColumns(m *mapping) Columns {
 		return c
 	}
 	if !m.has(string(r.identifier)) {
-		m.missing(string(r.identifier), fmt.Sprintf("name the column of the %s, the identifier of the destination", r.identifier))
+		m.missing(string(r.identifier), fmt.Sprintf("name the column of the %s, the identifier that is sent", r.identifier))
 	}
 	other := Phone
 	if r.identifier == Phone {
 		other = Email
 	}
 	if v, ok := m.lookup(string(other)); ok && r.plugin == PluginSegments {
-		v.fault(fmt.Sprintf("is there although the identifier of the destination is %s", r.identifier),
+		v.fault(fmt.Sprintf("is there although the identifier is %s", r.identifier),
 			"remove it: a file holds phones or e-mails, not both")
 	}
 	if c.OptIn != "" && !r.signUp {

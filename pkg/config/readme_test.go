@@ -156,6 +156,9 @@ func knownKeys(t *testing.T) map[string][]string {
 		}
 		for key := range strings.SplitSeq(list, ", ") {
 			key = attribute.ReplaceAllString(index.ReplaceAllString(parent+key, "[]"), ".attributes.COLUMN")
+			if strings.HasPrefix(key, overridden+".") {
+				continue // TestOverrides
+			}
 			if byVariant[variant] == nil {
 				byVariant[variant] = make(map[string]bool)
 			}
@@ -163,6 +166,31 @@ func knownKeys(t *testing.T) map[string][]string {
 		}
 	}
 	return bySection(byVariant)
+}
+
+// overridden is where a template overrides settings of its destination.
+const overridden = "templates[].settings"
+
+// TestOverrides: a template may override all settings that README.md says, and
+// its own are read by the same names.
+func TestOverrides(t *testing.T) {
+	t.Parallel()
+	var want []string
+	for _, r := range readme(t)["Destinations of plugin attentive"] {
+		key, ok := strings.CutPrefix(r.key, "settings.")
+		if ok && key != "remote_folder" && !strings.HasPrefix(key, "pgp.") {
+			want = append(want, strings.TrimSuffix(key, ".shrink"))
+		}
+	}
+	want = append(want, "identifier") // in the table of all destinations
+	tree := readTree(t, "testdata/full.yaml")
+	got := slices.Collect(maps.Keys(at(tree, "destinations.0.templates.1.settings").(map[string]any)))
+	got = append(got, "delimiter") // only where the format is custom
+	slices.Sort(want)
+	slices.Sort(got)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("settings that full.yaml overrides (-README.md +full.yaml):\n%s", diff)
+	}
 }
 
 // bySection puts what both variants have into the section of both, and leaves
