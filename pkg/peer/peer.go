@@ -28,8 +28,8 @@ func remedy(program string) string {
 		return "apt-get install openssh-client"
 	case "prometheus", "promtool":
 		return "apt-get install prometheus"
-	case "shellcheck":
-		return "apt-get install shellcheck"
+	case "shellcheck", "unzip", "python3":
+		return "apt-get install " + program
 	case "versitygw":
 		return "go install github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 	case "nats":

@@ -1,7 +1,7 @@
 // Package audience turns the rows of sources into the files of one segment.
 //
-// Each row of a file is an identifier and the segment's name, as CSV of RFC 4180
-// without a header, quoted where it must be, lines ending in LF. A person appears
+// Each row of a file is an identifier and the segment's name, written by package
+// delimited. A person appears
 // once in a segment, exactly, whichever of its sources and files the rows came
 // from, and in the order of first appearance.
 //
@@ -20,9 +20,11 @@ import (
 	"io"
 	"sync/atomic"
 
+	"attentive.internal/pkg/config"
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/identifier"
 	"attentive.internal/pkg/source"
+	"attentive.internal/segment-worker/internal/delimited"
 )
 
 const (
@@ -32,11 +34,16 @@ const (
 	DefaultMemory = 256 << 20
 	// blockBytes is what is written to a file at once.
 	blockBytes = 64 << 10
-	// maxRowBytes is above any identifier and name: both are below 1 KiB.
+	// maxRowBytes is above any row: identifier and name are below 1 KiB, and each
+	// of their bytes is escaped by one at most.
 	maxRowBytes = 4 << 10
 	// batchRows is how many rows are looked up in the set together.
 	batchRows = 256
 )
+
+// NotWritable is the reason of a row whose identifier could only be written
+// quoted or escaped, and the settings allow neither.
+const NotWritable identifier.Reject = "not_writable"
 
 // rows are the rows of one source; *source.Reader is it. Next returns io.EOF only
 // once the source was found to be whole.
@@ -60,8 +67,13 @@ type Config struct {
 	// Normalize appends the form of raw that is sent to dst, or says why there is
 	// none: identifier.Email, or Normalize of identifier.Phones.
 	Normalize func(dst, raw []byte) ([]byte, identifier.Reject)
-	// SplitRows is the most rows of one file; zero for one file.
-	SplitRows uint64
+	// Identifier names its column in a header.
+	Identifier config.Identifier
+	// File is how rows are written.
+	File config.FileFormat
+	// SplitRows is the most rows of one file, and SplitBytes the most bytes, unless
+	// a single row has more; zero for any number.
+	SplitRows, SplitBytes uint64
 	// SampleRows ends the segment after that many; zero for all. Sources are still
 	// read to their end, because only there are they found to be whole.
 	SampleRows uint64
@@ -98,7 +110,7 @@ type Segment struct {
 	people *people
 	counts Counts
 	read   atomic.Uint64 // of counts, for whoever watches
-	tail   []byte        // what follows the identifier in each row
+	rows   *delimited.Rows
 
 	// The batch of rows in hand: who they name, and their identifiers, one behind
 	// the other, with the end of each.
@@ -106,28 +118,35 @@ type Segment struct {
 	ids   []byte
 	ends  []int
 
-	file  io.WriteCloser // nil: none is open
-	part  int            // of the file that is or was open
-	inOne uint64         // rows of that file
-	block []byte         // of it, not yet written
+	file    io.WriteCloser // nil: none is open
+	part    int            // of the file that is or was open
+	inOne   uint64         // rows of that file
+	written uint64         // bytes of it, but for block
+	block   []byte         // of it, not yet written
 }
 
 // New starts a segment. create opens the files, part 1 first; there is none for
 // a segment without rows. A file is closed when it is complete and before the
 // next is created; one that is open when Add or Close fails is left to the caller
-// to discard.
+// to discard. A name of a segment that cannot be written is Permanent
+// (invalid_message).
 func New(cfg Config, create func(part int) (io.WriteCloser, error)) (*Segment, error) {
 	if cfg.Memory == 0 {
 		cfg.Memory = DefaultMemory
+	}
+	rows, ok := delimited.New(cfg.File, cfg.Identifier, cfg.Segment)
+	if !ok {
+		return nil, fault.Permanentf(fault.InvalidMessage,
+			"segment %q: its name has a delimiter or a quote, and quote_mode none without escape_character cannot write that; "+
+				"give it another name, or change the settings of the destination", cfg.Segment)
 	}
 	people, err := newPeople(cfg.Memory)
 	if err != nil {
 		return nil, err
 	}
 	return &Segment{
-		cfg: cfg, create: create, people: people,
+		cfg: cfg, create: create, people: people, rows: rows,
 		counts: Counts{Rejected: make(map[identifier.Reject]uint64)},
-		tail:   append(appendField([]byte{','}, cfg.Segment), '\n'),
 		block:  make([]byte, 0, blockBytes+maxRowBytes),
 	}, nil
 }
@@ -142,15 +161,15 @@ func (s *Segment) Add(from rows, refused rejects) error {
 		return err
 	}
 	for !s.full() {
-		more, err := s.gather(from, column, refused)
+		row, err := from.Next()
+		if ended(err) {
+			return s.keep()
+		}
 		if err != nil {
 			return err
 		}
-		if err := s.keep(); err != nil {
+		if err := s.take(row.Number, row.Values[column].Text, refused); err != nil {
 			return err
-		}
-		if !more {
-			return nil
 		}
 	}
 	return drain(from)
@@ -177,41 +196,29 @@ func ended(err error) bool {
 	return err == io.EOF //nolint:errorlint // as said
 }
 
-// gather reads the next batch of rows that can be sent, and reports whether the
-// source may have more. A sample never reads more than it lacks.
-func (s *Segment) gather(from rows, column int, refused rejects) (more bool, err error) {
-	limit := batchRows
-	if s.cfg.SampleRows > 0 {
-		limit = int(min(batchRows, s.cfg.SampleRows-s.counts.Sent))
+// take adds a row to the batch, and keeps the batch when it is full. A sample
+// never takes more than it lacks.
+func (s *Segment) take(number uint64, raw []byte, refused rejects) error {
+	s.counts.Read++
+	start := len(s.ids)
+	ids, reason := s.cfg.Normalize(s.ids, raw)
+	if reason == "" && !s.rows.Writes(ids[start:]) {
+		ids, reason = ids[:start], NotWritable
 	}
-	s.batch, s.ids, s.ends = s.batch[:0], s.ids[:0], s.ends[:0]
-	for len(s.batch) < limit {
-		row, err := from.Next()
-		if ended(err) {
-			return false, nil
-		}
-		if err != nil {
-			return false, err
-		}
-		s.counts.Read++
-		raw := row.Values[column].Text
-		start := len(s.ids)
-		ids, reason := s.cfg.Normalize(s.ids, raw)
-		s.ids = ids
-		if reason != "" {
-			s.counts.Rejected[reason]++
-			if err := refused.Reject(row.Number, reason, raw); err != nil {
-				return false, err
-			}
-			continue
-		}
-		s.batch = append(s.batch, s.people.person(ids[start:]))
-		s.ends = append(s.ends, len(ids))
+	s.ids = ids
+	if reason != "" {
+		s.counts.Rejected[reason]++
+		return refused.Reject(number, reason, raw)
 	}
-	return true, nil
+	s.batch = append(s.batch, s.people.person(ids[start:]))
+	s.ends = append(s.ends, len(ids))
+	if len(s.batch) == batchRows || s.cfg.SampleRows > 0 && s.counts.Sent+uint64(len(s.batch)) == s.cfg.SampleRows {
+		return s.keep()
+	}
+	return nil
 }
 
-// keep writes the rows of the batch whose persons are new.
+// keep writes the rows of the batch whose persons are new, and empties it.
 func (s *Segment) keep() error {
 	s.read.Store(s.counts.Read)
 	s.people.fetch(s.batch)
@@ -231,6 +238,7 @@ func (s *Segment) keep() error {
 			return err
 		}
 	}
+	s.batch, s.ids, s.ends = s.batch[:0], s.ids[:0], s.ends[:0]
 	return nil
 }
 
@@ -241,12 +249,15 @@ func (s *Segment) write(who person, id []byte) error {
 			return err
 		}
 	}
-	if who.kind == ofOther {
-		s.block = appendField(s.block, id)
-	} else {
-		s.block = append(s.block, id...) // digits need no quotes
+	before := len(s.block)
+	s.append(who, id)
+	if s.cfg.SplitBytes > 0 && s.inOne > 0 && s.written+uint64(len(s.block)) > s.cfg.SplitBytes {
+		s.block = s.block[:before]
+		if err := s.finish(); err != nil {
+			return err
+		}
+		return s.write(who, id)
 	}
-	s.block = append(s.block, s.tail...)
 	s.counts.Sent++
 	s.inOne++
 	if s.inOne == s.cfg.SplitRows {
@@ -256,6 +267,15 @@ func (s *Segment) write(who person, id []byte) error {
 		return s.flush()
 	}
 	return nil
+}
+
+// append adds one row to the block.
+func (s *Segment) append(who person, id []byte) {
+	if who.kind == ofOther {
+		s.block, _ = s.rows.Text(s.block, id) // take has found that it can
+	} else {
+		s.block = s.rows.Phone(s.block, id)
+	}
 }
 
 // tooLarge is an audience with more people than can be told apart.
@@ -274,14 +294,16 @@ func (s *Segment) open() error {
 	if err != nil {
 		return err
 	}
-	s.file, s.inOne = file, 0
+	s.file, s.inOne, s.written = file, 0, 0
 	s.part++
+	s.block = s.rows.Begin(s.block)
 	return nil
 }
 
 // flush writes what has gathered.
 func (s *Segment) flush() error {
 	_, err := s.file.Write(s.block)
+	s.written += uint64(len(s.block))
 	s.block = s.block[:0]
 	return err
 }

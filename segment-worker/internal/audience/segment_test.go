@@ -2,16 +2,15 @@ package audience_test
 
 import (
 	"bytes"
-	"encoding/csv"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"attentive.internal/pkg/config"
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/identifier"
 	"attentive.internal/pkg/source"
@@ -108,6 +107,17 @@ func open(t testing.TB, text string, digest []byte) *source.Reader {
 	return r
 }
 
+// bytesOf limits the bytes of a file, which has a header.
+func bytesOf(cfg audience.Config, most uint64) audience.Config {
+	cfg.SplitBytes, cfg.Identifier, cfg.File.Header = most, config.Phone, true
+	return cfg
+}
+
+// plainCSV is the default.
+func plainCSV() config.FileFormat {
+	return config.FileFormat{Delimiter: ',', Quote: config.QuoteSpecial, LineEnd: "\n"}
+}
+
 // phones is the configuration of a segment of US phone numbers.
 func phones(t testing.TB) audience.Config {
 	t.Helper()
@@ -115,7 +125,7 @@ func phones(t testing.TB) audience.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return audience.Config{Segment: "Winback", Column: "mobile", Normalize: p.Normalize}
+	return audience.Config{Segment: "Winback", Column: "mobile", Normalize: p.Normalize, File: plainCSV()}
 }
 
 // build makes a whole segment from inline sources.
@@ -140,7 +150,7 @@ func build(t *testing.T, cfg audience.Config, sources ...string) (*files, *rejec
 
 func TestSegment(t *testing.T) {
 	t.Parallel()
-	emails := audience.Config{Segment: "Shoes, \"big\"", Column: "email", Normalize: identifier.Email}
+	emails := audience.Config{Segment: "Shoes, \"big\"", Column: "email", Normalize: identifier.Email, File: plainCSV()}
 	split := phones(t)
 	split.SplitRows = 2
 	sample := phones(t)
@@ -207,6 +217,35 @@ func TestSegment(t *testing.T) {
 			rejected: []string{`1 phone_invalid "no"`},
 			counts:   audience.Counts{Read: 1, Rejected: map[identifier.Reject]uint64{identifier.PhoneInvalid: 1}},
 		},
+		{
+			name:    "split by bytes",
+			cfg:     bytesOf(phones(t), 45),
+			sources: []string{"mobile\n4155550101\n4155550102\n4155550103\n"},
+			files: []string{
+				"phone,segment\n+14155550101,Winback\n", // 14 + 21 bytes: another row would make 56
+				"phone,segment\n+14155550102,Winback\n",
+				"phone,segment\n+14155550103,Winback\n",
+			},
+			counts: audience.Counts{Read: 3, Sent: 3, Rejected: map[identifier.Reject]uint64{}},
+		},
+		{
+			name:    "a row larger than a file",
+			cfg:     bytesOf(phones(t), 1),
+			sources: []string{"mobile\n4155550101\n4155550102\n"},
+			files:   []string{"phone,segment\n+14155550101,Winback\n", "phone,segment\n+14155550102,Winback\n"},
+			counts:  audience.Counts{Read: 2, Sent: 2, Rejected: map[identifier.Reject]uint64{}},
+		},
+		{
+			name:     "rows that cannot be written",
+			cfg:      audience.Config{Segment: "Shoes", Column: "email", Normalize: identifier.Email, File: config.FileFormat{Delimiter: '|', Quote: config.QuoteNone, LineEnd: "\r\n", RowNumber: true}},
+			sources:  []string{"email\na@example.com\nb|c@example.com\nd@example.com\n"},
+			files:    []string{"1|a@example.com|Shoes\r\n2|d@example.com|Shoes\r\n"},
+			rejected: []string{`2 not_writable "b|c@example.com"`},
+			counts: audience.Counts{
+				Read: 3, Sent: 2,
+				Rejected: map[identifier.Reject]uint64{audience.NotWritable: 1},
+			},
+		},
 		{name: "no source", cfg: phones(t), counts: audience.Counts{Rejected: map[identifier.Reject]uint64{}}},
 	}
 	for _, tt := range tests {
@@ -260,6 +299,14 @@ func TestManyRows(t *testing.T) {
 	if i != people {
 		t.Errorf("%d rows in the files, want %d", i, people)
 	}
+}
+
+func TestNameThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	cfg := phones(t)
+	cfg.Segment, cfg.File.Quote = "Shoes, big", config.QuoteNone
+	_, err := audience.New(cfg, (&files{}).open)
+	wantFault(t, err, fault.Permanent, fault.InvalidMessage, `"Shoes, big"`, "escape_character")
 }
 
 func TestMissingColumn(t *testing.T) {
@@ -386,48 +433,6 @@ func TestRead(t *testing.T) {
 		t.Errorf("Read() = %d, want nearly 5000", got)
 	}
 }
-
-// FuzzRows: whatever the name of the segment, a reader of CSV gets the rows back.
-func FuzzRows(f *testing.F) {
-	for _, name := range []string{"Winback", "a,b", `say "x"`, "two\nlines", "ret\rurn", "", " lead", `"`, "Grün", "\xff"} {
-		f.Add(name, "a@b.co")
-	}
-	f.Fuzz(func(t *testing.T, name, id string) {
-		var out files
-		verbatim := func(dst, raw []byte) ([]byte, identifier.Reject) { return append(dst, raw...), "" }
-		s, err := audience.New(audience.Config{Segment: name, Column: "id", Normalize: verbatim, SplitRows: 1}, out.open)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ids := []string{id, "+14155550101", id + "x"}
-		if err := s.Add(&table{ids: ids}, &rejected{}); err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
-		var got [][]string
-		for _, text := range out.texts(t) {
-			records, err := csv.NewReader(strings.NewReader(text)).ReadAll()
-			if err != nil {
-				t.Fatalf("%q: %v", text, err)
-			}
-			got = append(got, records...)
-		}
-		var want [][]string
-		for i, id := range ids {
-			if !slices.Contains(ids[:i], id) {
-				want = append(want, []string{lines(id), lines(name)})
-			}
-		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("rows (-want +got):\n%s", diff)
-		}
-	})
-}
-
-// lines is what encoding/csv makes of line ends within quotes.
-func lines(s string) string { return strings.ReplaceAll(s, "\r\n", "\n") }
 
 // table is a source of one column.
 type table struct {

@@ -28,6 +28,15 @@ type Success struct {
 	// Rows in the list.
 	Rows uint64    `json:"rows"`
 	Time time.Time `json:"time"`
+	// Place is where its files were put, and Files are these.
+	Place string `json:"place,omitempty"`
+	Files []File `json:"files,omitempty"`
+}
+
+// File is one that was published.
+type File struct {
+	Name  string `json:"name"`
+	Bytes int64  `json:"bytes"`
 }
 
 // Supersedes reports whether s is newer than a job of the sequence.

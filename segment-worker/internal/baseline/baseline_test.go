@@ -1,6 +1,7 @@
 package baseline_test
 
 import (
+	"reflect"
 	"testing"
 	"time"
 
@@ -52,7 +53,7 @@ func TestSegmentsOfOtherDestinationsAreOthers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got != (baseline.Success{}) {
+		if !reflect.DeepEqual(got, baseline.Success{}) {
 			t.Errorf("last success of %v = %+v, want none", at, got)
 		}
 	}

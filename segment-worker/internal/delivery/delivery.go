@@ -2,7 +2,7 @@
 //
 // It works in two phases. In the first the rows go through one bounded stream,
 //
-//	source → identifier → segment → CSV → PGP → SFTP,
+//	source → identifier → segment → rows → compression → PGP → SFTP,
 //
 // into files under temporary names. Only when all of them lie there whole, every
 // source has passed its digest, the rejected rows are stored and the guards have
@@ -88,7 +88,10 @@ func (d *Delivery) Handle(ctx context.Context, r *Run) error {
 		return err
 	}
 	return d.connected(ctx, d.Remote, func(s *remote.Session) error {
-		u := &upload{Delivery: d, run: r, session: s, recipients: recipients, read: prints{}, rows: map[string]uint64{}}
+		u := &upload{
+			Delivery: d, run: r, settings: request.template.Segment, session: s, recipients: recipients,
+			read: prints{}, rows: map[string]uint64{},
+		}
 		if err := u.begin(ctx, request); err != nil {
 			return err
 		}
@@ -107,7 +110,7 @@ func (u *upload) begin(ctx context.Context, request request) error {
 	if err != nil {
 		return err
 	}
-	here, form := u.here(), u.form(u.recipients)
+	here, form := u.here(), u.form()
 	if kept.Place != here || kept.Form != form {
 		kept.Files = nil
 	}
@@ -138,7 +141,11 @@ func (u *upload) begin(ctx context.Context, request request) error {
 
 // prepare uploads all files, judges the whole, and commits to publish it.
 func (d *Delivery) prepare(ctx context.Context, u *upload, request request) error {
-	rejects := reject.New(d.Rejects, reject.ObjectName(contract.Segment, d.Destination.ID, u.run.Job.GetId()))
+	open := reject.New
+	if u.settings.RejectedValues == config.Full {
+		open = reject.NewFull
+	}
+	rejects := open(d.Rejects, reject.ObjectName(contract.Segment, d.Destination.ID, u.run.Job.GetId()))
 	u.rejects = rejects
 	err := u.segments(ctx, request)
 	summary, closeErr := rejects.Close(ctx)
@@ -155,17 +162,17 @@ func (d *Delivery) prepare(ctx context.Context, u *upload, request request) erro
 	if err := u.run.Change(ctx, func(e *ledger.Entry) { e.Progress = progress }); err != nil {
 		return err
 	}
-	if err := d.tooManyRejects(progress); err != nil {
+	if err := u.tooManyRejects(progress); err != nil {
 		return err
 	}
-	empty, err := d.guard(ctx, u, request.segments)
+	empty, err := u.guard(ctx, request.segments)
 	if err != nil {
 		return err
 	}
 	if err := u.verify(ctx); err != nil {
 		return err
 	}
-	return d.commit(ctx, u, append(empty, request.warnings...))
+	return u.commit(ctx, append(empty, request.warnings...))
 }
 
 // connected runs work with a session to a receiver.

@@ -118,7 +118,7 @@ func TestDelivers(t *testing.T) {
 			},
 			segments: []*attentivev1.SegmentResult{{Name: "VIP", Rows: 5}},
 			progress: &attentivev1.Progress{RowsRead: 5, RowsSent: 5},
-			warnings: []string{`segment "VIP" has 5 rows, more than the 2 of one file, and is sent in 3 files`},
+			warnings: []string{`segment "VIP" has 5 rows, more than one file may hold, and is sent in 3 files`},
 		},
 		{
 			name: "default group names are warned of",

@@ -24,7 +24,7 @@ type draft struct {
 	Place place `json:"place"`
 	// Sources that were read to their end, so that one that changes is noticed.
 	Sources prints `json:"sources,omitempty"`
-	// Form tells how files are encrypted.
+	// Form tells how files are compressed and encrypted.
 	Form string `json:"form,omitempty"`
 	// Files that were uploaded whole, confirmed by the receiver, and are not
 	// uploaded again.
@@ -55,7 +55,7 @@ func drafted(r *Run) (draft, error) {
 	return decodeDraft(entry)
 }
 
-// checksum recognises what a file holds before encryption, which never gives
+// checksum recognises what a file holds before compression and encryption, which never gives
 // the same bytes twice. Nobody makes up files here: it has to notice that
 // settings have changed between two attempts; sources are told apart by their
 // digests. Processors have instructions for both sums.
@@ -115,7 +115,7 @@ func (u *upload) abandon(ctx context.Context, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardTimeout)
 	defer cancel()
-	kept := draft{Place: u.here(), Sources: maps.Clone(u.known), Form: u.form(u.recipients)}
+	kept := draft{Place: u.here(), Sources: maps.Clone(u.known), Form: u.form()}
 	maps.Copy(kept.Sources, u.read)
 	if u.keeps(err) {
 		kept.Files = slices.AppendSeq(slices.Clone(u.files), maps.Values(u.whole))

@@ -13,7 +13,7 @@ import (
 // with nothing, with much less than last time, or with what newer work has
 // replaced already. An operator can force the first two. It returns a warning
 // for each segment that is forced and empty.
-func (d *Delivery) guard(ctx context.Context, u *upload, segments []segment) (empty []string, err error) {
+func (u *upload) guard(ctx context.Context, segments []segment) (empty []string, err error) {
 	for _, s := range segments {
 		n := u.rows[s.name]
 		if n == 0 {
@@ -26,7 +26,7 @@ func (d *Delivery) guard(ctx context.Context, u *upload, segments []segment) (em
 		if u.run.Job.GetSampleRows() > 0 {
 			continue // a sample has a segment of its own, with nothing to compare to
 		}
-		if err := d.compare(ctx, u.run, s.name, n); err != nil {
+		if err := u.compare(ctx, s.name, n); err != nil {
 			return nil, err
 		}
 	}
@@ -34,17 +34,17 @@ func (d *Delivery) guard(ctx context.Context, u *upload, segments []segment) (em
 }
 
 // compare judges the rows of a segment by its last success.
-func (d *Delivery) compare(ctx context.Context, r *Run, segment string, rows uint64) error {
-	last, err := d.Baselines.Last(ctx, d.Destination.ID, segment)
+func (u *upload) compare(ctx context.Context, segment string, rows uint64) error {
+	last, err := u.Baselines.Last(ctx, u.Destination.ID, segment)
 	if err != nil {
 		return err
 	}
-	if last.Supersedes(r.Entry().Sequence) {
+	if last.Supersedes(u.run.Entry().Sequence) {
 		return fault.Permanentf(fault.Superseded, "segment %q: job %s is newer and was delivered on %s",
 			segment, last.JobID, last.Time.UTC().Format("2006-01-02 15:04 MST"))
 	}
-	keep := 1 - d.Destination.Segment.Guards.Shrink
-	if !r.Forced() && last.Sequence > 0 && float64(rows) < keep*float64(last.Rows) {
+	keep := 1 - u.settings.Guards.Shrink
+	if !u.run.Forced() && last.Sequence > 0 && float64(rows) < keep*float64(last.Rows) {
 		return fault.Permanentf(fault.AudienceShrank, "segment %q: %d rows, last time %d; if that is meant, replay the job with --force",
 			segment, rows, last.Rows)
 	}
@@ -53,8 +53,8 @@ func (d *Delivery) compare(ctx context.Context, r *Run, segment string, rows uin
 
 // tooManyRejects refuses, Permanent, an audience of which more than the allowed
 // share cannot be sent.
-func (d *Delivery) tooManyRejects(p *attentivev1.Progress) error {
-	share := d.Destination.Segment.RejectShare
+func (u *upload) tooManyRejects(p *attentivev1.Progress) error {
+	share := u.settings.RejectShare
 	if float64(p.GetRowsRejected()) <= share*float64(p.GetRowsRead()) {
 		return nil
 	}

@@ -6,15 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strings"
 
 	attentivev1 "attentive.internal/proto/attentive/v1"
 
-	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/ledger"
-	"attentive.internal/pkg/metrics"
-	"attentive.internal/segment-worker/internal/baseline"
+	"attentive.internal/segment-worker/internal/compress"
 	"attentive.internal/segment-worker/internal/filename"
 	"attentive.internal/segment-worker/internal/remote"
 )
@@ -41,9 +38,16 @@ type slot struct {
 // visible: enough to finish without the source.
 type publication struct {
 	// Place is where the files lie.
-	Place place        `json:"place"`
-	Day   filename.Day `json:"day"`
-	Files []file       `json:"files"`
+	Place place `json:"place"`
+	// Domain and Day are those of the final names, Suffix follows ".csv".
+	Domain string       `json:"domain"`
+	Day    filename.Day `json:"day"`
+	Suffix string       `json:"suffix,omitempty"`
+	Files  []file       `json:"files"`
+	// SuccessFiles has each file followed by one that says that it is whole.
+	SuccessFiles bool `json:"success_files,omitempty"`
+	// RemoveOlder has files removed that the job replaces and that still lie there.
+	RemoveOlder bool `json:"remove_older,omitempty"`
 	// Rows of each segment.
 	Rows map[string]uint64 `json:"rows"`
 	// Renumbered counts how often a number turned out to be taken.
@@ -61,14 +65,18 @@ func planned(r *Run) (*publication, error) {
 
 // commit gives the files their names and enters them in the ledger. After it,
 // the job can only be finished.
-func (d *Delivery) commit(ctx context.Context, u *upload, warnings []string) error {
+func (u *upload) commit(ctx context.Context, warnings []string) error {
 	p := &publication{
-		Place: d.here(),
-		Day:   filename.DayOf(d.Now().In(d.Destination.Segment.TimeZone)),
-		Files: u.files,
-		Rows:  u.rows,
+		Place:        u.here(),
+		Domain:       u.settings.ClientDomain,
+		Day:          filename.DayOf(u.Now().In(u.settings.TimeZone)),
+		Suffix:       u.suffix(),
+		Files:        u.files,
+		SuccessFiles: u.settings.SuccessFile,
+		RemoveOlder:  u.settings.RemoveOlder,
+		Rows:         u.rows,
 	}
-	if err := d.number(ctx, u.run.Job.GetId(), p, 0); err != nil {
+	if err := u.number(ctx, u.run.Job.GetId(), p, 0); err != nil {
 		return err
 	}
 	plan, err := json.Marshal(p)
@@ -78,9 +86,9 @@ func (d *Delivery) commit(ctx context.Context, u *upload, warnings []string) err
 	segments := results(p)
 	for _, s := range segments {
 		if len(s.GetFiles()) > 1 {
-			warnings = append(warnings, fmt.Sprintf("segment %q has %d rows, more than the %d of one file, and is sent in %d files: "+
+			warnings = append(warnings, fmt.Sprintf("segment %q has %d rows, more than one file may hold, and is sent in %d files: "+
 				"Attentive says that a file replaces the lists it names, but not how several files of one list combine",
-				s.GetName(), s.GetRows(), d.Destination.Segment.SplitRows, len(s.GetFiles())))
+				s.GetName(), s.GetRows(), len(s.GetFiles())))
 		}
 	}
 	u.committing = true
@@ -89,64 +97,31 @@ func (d *Delivery) commit(ctx context.Context, u *upload, warnings []string) err
 	})
 }
 
+// suffix is what names have behind ".csv".
+func (u *upload) suffix() string {
+	suffix := compress.Suffix(u.settings.Compression)
+	if pgp := u.Destination.Segment.PGP; pgp != nil {
+		suffix += pgp.Suffix
+	}
+	return suffix
+}
+
 // number allocates final names for the files from index on.
 func (d *Delivery) number(ctx context.Context, jobID string, p *publication, from int) error {
 	if from == len(p.Files) {
 		return nil
 	}
-	settings := d.Destination.Segment
 	owner := jobID
 	if p.Renumbered > 0 {
 		owner = fmt.Sprintf("%s/%d", jobID, p.Renumbered)
 	}
-	first, err := d.Numbers.Allocate(ctx, settings.ClientDomain, p.Day, owner, len(p.Files)-from)
+	first, err := d.Numbers.Allocate(ctx, p.Domain, p.Day, owner, len(p.Files)-from)
 	if err != nil {
 		return err
-	}
-	suffix := ""
-	if settings.PGP != nil {
-		suffix = settings.PGP.Suffix
 	}
 	for i := from; i < len(p.Files); i++ {
-		p.Files[i].Final = filename.Final(settings.ClientDomain, p.Day, first+i-from, suffix)
+		p.Files[i].Final = filename.Final(p.Domain, p.Day, first+i-from, p.Suffix)
 	}
-	return nil
-}
-
-// finish renames what is not renamed yet and completes the job. It may be
-// called again after any failure, by any later owner.
-func (d *Delivery) finish(ctx context.Context, r *Run, session *remote.Session) error {
-	p, err := planned(r)
-	if err != nil {
-		return err
-	}
-	// In a folder that is gone every file would seem to be published.
-	if _, err := session.List(ctx); err != nil {
-		return err
-	}
-	for i := range p.Files {
-		if err := d.rename(ctx, r, session, p, i); err != nil {
-			return err
-		}
-	}
-	entry := r.Entry()
-	names := make([]string, len(entry.Segments))
-	for i, s := range entry.Segments {
-		names[i] = s.GetName()
-		if r.Job.GetSampleRows() > 0 {
-			continue
-		}
-		done := baseline.Success{JobID: entry.JobID, Sequence: entry.Sequence, Rows: s.GetRows(), Time: d.Now().UTC()}
-		if err := d.Baselines.Record(ctx, d.Destination.ID, s.GetName(), done); err != nil {
-			return err
-		}
-	}
-	text := fmt.Sprintf("delivered %d rows in %d segments (%s); Attentive shows them within 24 hours",
-		entry.Progress.GetRowsSent(), len(names), strings.Join(names, ", "))
-	if err := r.Advance(ctx, text, func(e *ledger.Entry) { e.State = ledger.Succeeded }); err != nil {
-		return err
-	}
-	d.Metrics.Rows(contract.Segment, d.Destination.ID, metrics.Sent).Add(float64(entry.Progress.GetRowsSent()))
 	return nil
 }
 

@@ -22,7 +22,6 @@ import (
 	"attentive.internal/segment-worker/internal/audience"
 	"attentive.internal/segment-worker/internal/pgp"
 	"attentive.internal/segment-worker/internal/remote"
-	"attentive.internal/segment-worker/internal/stream"
 )
 
 // tickEvery is how often it is looked how far the upload is: often enough that
@@ -33,6 +32,7 @@ const tickEvery = 250 * time.Millisecond
 type upload struct {
 	*Delivery
 	run        *Run
+	settings   *config.SegmentSettings // of the job's template
 	session    *remote.Session
 	recipients *pgp.Recipients // nil: files are not encrypted
 	rejects    *reject.Writer
@@ -53,15 +53,17 @@ type upload struct {
 // prints are fingerprints of sources, by the index of their group.
 type prints map[int]source.Fingerprint
 
-// form tells how files are encrypted: a file in another one is not gone on with.
-func (d *Delivery) form(recipients *pgp.Recipients) string {
+// form tells how files are compressed and encrypted: a file in another one is
+// not gone on with.
+func (u *upload) form() string {
+	form := string(u.settings.Compression)
 	switch {
-	case recipients == nil:
-		return ""
-	case d.Destination.Segment.PGP.Armor:
-		return "armor " + recipients.Fingerprint()
+	case u.recipients == nil:
+		return form
+	case u.Destination.Segment.PGP.Armor:
+		return form + " armor " + u.recipients.Fingerprint()
 	}
-	return "pgp " + recipients.Fingerprint()
+	return form + " pgp " + u.recipients.Fingerprint()
 }
 
 // counts of rows.
@@ -78,7 +80,7 @@ func (u *upload) segments(ctx context.Context, request request) error {
 }
 
 func (u *upload) segment(ctx context.Context, t config.Template, s segment) error {
-	settings := u.Destination.Segment
+	settings := u.settings
 	normalize := identifier.Email
 	if settings.Identifier == config.Phone {
 		phones, err := identifier.NewPhones(t.DefaultRegion)
@@ -92,7 +94,10 @@ func (u *upload) segment(ctx context.Context, t config.Template, s segment) erro
 		Segment:    s.name,
 		Column:     t.Columns.Of(settings.Identifier),
 		Normalize:  normalize,
-		SplitRows:  uint64(settings.SplitRows), //nolint:gosec // 1 to 500,000
+		Identifier: settings.Identifier,
+		File:       settings.File,
+		SplitRows:  uint64(settings.SplitRows),            //nolint:gosec // 1 to 500,000
+		SplitBytes: uint64(settings.SplitMegabytes) * 1e6, //nolint:gosec // 0 to 4,096
 		SampleRows: uint64(u.run.Job.GetSampleRows()),
 	}, func(part int) (io.WriteCloser, error) { return u.create(ctx, &uploads, slot{s.name, part}) })
 	if err != nil {
@@ -103,7 +108,7 @@ func (u *upload) segment(ctx context.Context, t config.Template, s segment) erro
 		err = seg.Close()
 	}
 	if err != nil && u.open != nil {
-		u.open.stream.CloseWithError(err) // the upload gives up and removes its file
+		u.open.discard(err)
 	}
 	if putErr := uploads.Wait(); err == nil {
 		err = putErr
@@ -198,77 +203,4 @@ func (u *upload) progress(rejected reject.Summary) *attentivev1.Progress {
 		RejectedByReason: rejected.ByReason,
 		RejectsObject:    rejected.Object,
 	}
-}
-
-// remoteFile is one file on its way: what is written is encrypted, and uploaded
-// by a goroutine of its own. Close returns once the receiver has it whole.
-type remoteFile struct {
-	upload *upload
-	slot   slot
-	name   string
-	plain  io.WriteCloser // PGP, or the stream itself
-	stream *stream.Writer
-	sum    checksum // of what was written
-	put    chan putResult
-}
-
-type putResult struct {
-	bytes int64
-	err   error
-}
-
-// create begins a file, uploaded by a goroutine of g unless it lies there whole.
-func (u *upload) create(ctx context.Context, g *errgroup.Group, at slot) (io.WriteCloser, error) {
-	if f, ok := u.whole[at]; ok {
-		return &keptFile{ctx: ctx, upload: u, file: f}, nil
-	}
-	f := &remoteFile{upload: u, slot: at, name: u.newName(), put: make(chan putResult, 1)}
-	reader, writer := stream.New(ctx)
-	f.stream, f.plain = writer, writer
-	u.open = f
-	g.Go(func() error {
-		n, err := u.session.Put(ctx, f.name, reader)
-		if err != nil {
-			reader.CloseWithError(err)
-		}
-		f.put <- putResult{n, err}
-		return err
-	})
-	if u.recipients == nil {
-		return f, nil
-	}
-	var err error
-	if u.Destination.Segment.PGP.Armor {
-		f.plain, err = u.recipients.EncryptArmored(writer)
-	} else {
-		f.plain, err = u.recipients.Encrypt(writer)
-	}
-	return f, err
-}
-
-func (f *remoteFile) Write(p []byte) (int, error) {
-	f.sum.add(p)
-	return f.plain.Write(p)
-}
-
-// Close ends encryption and upload, in this order.
-func (f *remoteFile) Close() error {
-	if f.plain != io.WriteCloser(f.stream) {
-		if err := f.plain.Close(); err != nil {
-			return err
-		}
-	}
-	if err := f.stream.Close(); err != nil {
-		return err
-	}
-	put := <-f.put
-	if put.err != nil {
-		return put.err
-	}
-	u := f.upload
-	u.open = nil
-	u.files = append(u.files, file{slot: f.slot, Temporary: f.name, Bytes: put.bytes, Plain: f.sum})
-	u.Metrics.Bytes(u.Destination.ID, metrics.Plain).Add(float64(f.sum.Bytes))
-	u.Metrics.Bytes(u.Destination.ID, metrics.Uploaded).Add(float64(put.bytes))
-	return nil
 }
