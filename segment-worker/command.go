@@ -51,12 +51,16 @@ func sendFlags(f *pflag.FlagSet) cli.Compose {
 	sample := f.Uint32("sample", 0, "send only this many rows, to a segment of its own")
 	return func(h cli.Head) (cli.Order, error) {
 		job := &attentivev1.SegmentJob{Id: h.ID, Destination: h.Destination.ID, Template: h.Template.ID, SampleRows: *sample}
+		columns := []string{h.Template.Columns.Of(h.Template.Segment.Identifier)}
 		if h.Campaign != "" {
+			if group := h.Template.Columns.Group; group != "" {
+				columns = append(columns, group)
+			}
 			job.Origin = &attentivev1.SegmentJob_Campaign{Campaign: &attentivev1.Campaign{Name: h.Campaign}}
 		} else {
 			job.Origin = &attentivev1.SegmentJob_Orchestration{Orchestration: &attentivev1.Orchestration{SegmentName: h.Name}}
 		}
-		order := cli.Order{Job: job, Columns: []string{h.Template.Columns.Of(h.Template.Segment.Identifier)}}
+		order := cli.Order{Job: job, Columns: columns}
 		if len(*groups) == 0 {
 			return order, fmt.Errorf("no --group: name at least one group and its file, as --group 'Jeans=jeans.csv.gz'")
 		}

@@ -108,7 +108,7 @@ type Template struct {
 	// overrides. Nil for PluginAttributes.
 	Segment *SegmentSettings
 	// Columns names the columns with a meaning of their own. For PluginSegments
-	// only that of the identifier is set; for PluginAttributes at
+	// only that of the identifier and Group are set; for PluginAttributes at
 	// least that one.
 	Columns Columns
 	// EveryColumn is true when each column not named in Columns is sent as a
@@ -124,6 +124,9 @@ type Columns struct {
 	Phone, Email, ClientUserID, ShopifyID, KlaviyoID string
 	// OptIn holds whether the person opts in or out.
 	OptIn string
+	// Group holds the name of the group that a row belongs to, in campaigns. Only
+	// for PluginSegments.
+	Group string
 }
 
 // Of returns the column of the identifier.

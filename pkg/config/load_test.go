@@ -90,7 +90,7 @@ func TestLoadFull(t *testing.T) {
 			Segment: custom,
 			Templates: []config.Template{
 				{ID: "default", Name: "Attentive", Access: all, Campaigns: true, DefaultRegion: "CA", Filename: filename, Segment: custom, Columns: config.Columns{Email: "mail"}},
-				{ID: "phones", Name: "phones", DefaultRegion: "US", Segment: overridden, Columns: config.Columns{Phone: "mobile"}},
+				{ID: "phones", Name: "phones", DefaultRegion: "US", Segment: overridden, Columns: config.Columns{Phone: "mobile", Group: "treatment"}},
 			},
 		},
 		{

@@ -84,6 +84,9 @@ func (r templateReader) readColumns(m *mapping) Columns {
 		Phone: get(m, "phone", "", text),
 		Email: get(m, "email", "", text),
 	}
+	if r.plugin == PluginSegments {
+		c.Group = get(m, "group", "", text)
+	}
 	if r.plugin == PluginAttributes {
 		c.ClientUserID = get(m, "client_user_id", "", text)
 		c.ShopifyID = get(m, "shopify_id", "", text)

@@ -175,6 +175,14 @@ func (s *Segment) Add(from rows, refused rejects) error {
 	return drain(from)
 }
 
+// Offer adds one row of a source that somebody else reads, as Add does.
+func (s *Segment) Offer(row uint64, raw []byte, refused rejects) error {
+	if s.full() {
+		return nil
+	}
+	return s.take(row, raw, refused)
+}
+
 // full reports whether a sample has all its rows.
 func (s *Segment) full() bool { return s.cfg.SampleRows > 0 && s.counts.Sent >= s.cfg.SampleRows }
 
@@ -320,9 +328,12 @@ func (s *Segment) finish() error {
 	return nil
 }
 
-// Close completes the last file. It is called once, after every Add has
-// succeeded.
+// Close completes the last file. It is called once, after every Add and Offer
+// has succeeded.
 func (s *Segment) Close() error {
+	if err := s.keep(); err != nil { // what Offer has left
+		return err
+	}
 	if s.file == nil {
 		return nil
 	}

@@ -22,6 +22,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -165,14 +166,14 @@ func (d *Delivery) prepare(ctx context.Context, u *upload, request request) erro
 	if err := u.tooManyRejects(progress); err != nil {
 		return err
 	}
-	empty, err := u.guard(ctx, request.segments)
+	empty, err := u.guard(ctx)
 	if err != nil {
 		return err
 	}
 	if err := u.verify(ctx); err != nil {
 		return err
 	}
-	return u.commit(ctx, append(empty, request.warnings...))
+	return u.commit(ctx, slices.Concat(empty, request.warnings, u.warnings))
 }
 
 // connected runs work with a session to a receiver.

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 
-	"golang.org/x/sync/errgroup"
-
 	"attentive.internal/pkg/metrics"
 	"attentive.internal/segment-worker/internal/compress"
 	"attentive.internal/segment-worker/internal/stream"
@@ -16,7 +14,7 @@ import (
 // encrypted, and uploaded by a goroutine of its own. Close returns once the
 // receiver has it whole.
 type remoteFile struct {
-	upload *upload
+	list   *list
 	slot   slot
 	name   string
 	plain  *compress.Writer
@@ -31,16 +29,17 @@ type putResult struct {
 	err   error
 }
 
-// create begins a file, uploaded by a goroutine of g unless it lies there whole.
-func (u *upload) create(ctx context.Context, g *errgroup.Group, at slot) (io.WriteCloser, error) {
+// create begins a file, unless it lies there whole.
+func (l *list) create(ctx context.Context, at slot) (io.WriteCloser, error) {
+	u := l.upload
 	if f, ok := u.whole[at]; ok {
 		return &keptFile{ctx: ctx, upload: u, file: f}, nil
 	}
-	f := &remoteFile{upload: u, slot: at, name: u.newName(), put: make(chan putResult, 1)}
+	f := &remoteFile{list: l, slot: at, name: u.newName(), put: make(chan putResult, 1)}
 	reader, writer := stream.New(ctx)
 	f.stream = writer
-	u.open = f
-	g.Go(func() error {
+	l.open = f
+	l.uploads.Go(func() error {
 		n, err := u.session.Put(ctx, f.name, reader)
 		if err != nil {
 			reader.CloseWithError(err)
@@ -53,7 +52,7 @@ func (u *upload) create(ctx context.Context, g *errgroup.Group, at slot) (io.Wri
 
 // layer puts encryption and compression before what is uploaded.
 func (f *remoteFile) layer(to io.Writer) (err error) {
-	u := f.upload
+	u := f.list.upload
 	if u.recipients != nil {
 		if u.Destination.Segment.PGP.Armor {
 			f.cipher, err = u.recipients.EncryptArmored(to)
@@ -96,8 +95,8 @@ func (f *remoteFile) Close() error {
 	if put.err != nil {
 		return put.err
 	}
-	u := f.upload
-	u.open = nil
+	u := f.list.upload
+	f.list.open = nil
 	u.files = append(u.files, file{slot: f.slot, Temporary: f.name, Bytes: put.bytes, Plain: f.sum})
 	u.Metrics.Bytes(u.Destination.ID, metrics.Plain).Add(float64(f.sum.Bytes))
 	u.Metrics.Bytes(u.Destination.ID, metrics.Uploaded).Add(float64(put.bytes))

@@ -13,20 +13,23 @@ import (
 // with nothing, with much less than last time, or with what newer work has
 // replaced already. An operator can force the first two. It returns a warning
 // for each segment that is forced and empty.
-func (u *upload) guard(ctx context.Context, segments []segment) (empty []string, err error) {
-	for _, s := range segments {
-		n := u.rows[s.name]
+func (u *upload) guard(ctx context.Context) (empty []string, err error) {
+	if len(u.order) == 0 && !u.run.Forced() {
+		return nil, fault.Permanentf(fault.EmptyAudience, "no row names a group that can be sent; a file without rows cannot empty a list in Attentive")
+	}
+	for _, name := range u.order {
+		n := u.rows[name]
 		if n == 0 {
 			if !u.run.Forced() {
 				return nil, fault.Permanentf(fault.EmptyAudience,
-					"segment %q: no row can be sent; a file without rows cannot empty a list in Attentive; to go on without this segment, replay the job with --force", s.name)
+					"segment %q: no row can be sent; a file without rows cannot empty a list in Attentive; to go on without this segment, replay the job with --force", name)
 			}
-			empty = append(empty, fmt.Sprintf("segment %q has no rows: nothing is sent for it, and its list in Attentive stays as it is", s.name))
+			empty = append(empty, fmt.Sprintf("segment %q has no rows: nothing is sent for it, and its list in Attentive stays as it is", name))
 		}
 		if u.run.Job.GetSampleRows() > 0 {
 			continue // a sample has a segment of its own, with nothing to compare to
 		}
-		if err := u.compare(ctx, s.name, n); err != nil {
+		if err := u.compare(ctx, name, n); err != nil {
 			return nil, err
 		}
 	}

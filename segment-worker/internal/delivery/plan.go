@@ -15,6 +15,9 @@ import (
 // request is what a job asks for, resolved against the configuration.
 type request struct {
 	template config.Template
+	// fans: rows name the groups that they belong to, and there are no segments
+	// before the rows.
+	fans     bool
 	segments []segment
 	warnings []string
 }
@@ -31,7 +34,10 @@ func resolve(d config.Destination, j *attentivev1.SegmentJob) (request, error) {
 	if err != nil {
 		return request{}, err
 	}
-	r := request{template: template}
+	r := request{template: template, fans: j.GetCampaign() != nil && template.Columns.Group != ""}
+	if r.fans {
+		return r, nil
+	}
 	names := make([]string, len(j.GetGroups()))
 	for i, g := range j.GetGroups() {
 		if names[i], err = name(template, j, g); err != nil {
@@ -55,11 +61,17 @@ func resolve(d config.Destination, j *attentivev1.SegmentJob) (request, error) {
 }
 
 // name of the segment that a group belongs to.
-func name(t config.Template, j *attentivev1.SegmentJob, g *attentivev1.Group) (name string, err error) {
+func name(t config.Template, j *attentivev1.SegmentJob, g *attentivev1.Group) (string, error) {
+	return segmentOf(t, j, segmentname.Values{Campaign: j.GetCampaign().GetName(), Group: g.GetName(), List: g.GetListName()})
+}
+
+// segmentOf is the name of the segment for the values. An orchestration names its
+// one segment itself.
+func segmentOf(t config.Template, j *attentivev1.SegmentJob, values segmentname.Values) (name string, err error) {
 	if o := j.GetOrchestration(); o != nil {
 		name, err = segmentname.Orchestration(o.GetSegmentName())
 	} else {
-		name, err = t.Filename.Name(segmentname.Values{Campaign: j.GetCampaign().GetName(), Group: g.GetName(), List: g.GetListName()})
+		name, err = t.Filename.Name(values)
 	}
 	if err == nil && j.GetSampleRows() > 0 {
 		name, err = segmentname.Sample(name)

@@ -1,11 +1,13 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	attentivev1 "attentive.internal/proto/attentive/v1"
 
@@ -66,6 +68,10 @@ func planned(r *Run) (*publication, error) {
 // commit gives the files their names and enters them in the ledger. After it,
 // the job can only be finished.
 func (u *upload) commit(ctx context.Context, warnings []string) error {
+	// Those that were uploaded side by side get their numbers by segment.
+	slices.SortStableFunc(u.files, func(a, b file) int {
+		return cmp.Compare(slices.Index(u.order, a.Segment), slices.Index(u.order, b.Segment))
+	})
 	p := &publication{
 		Place:        u.here(),
 		Domain:       u.settings.ClientDomain,

@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	attentivev1 "attentive.internal/proto/attentive/v1"
 
@@ -19,7 +16,6 @@ import (
 	"attentive.internal/pkg/metrics"
 	"attentive.internal/pkg/reject"
 	"attentive.internal/pkg/source"
-	"attentive.internal/segment-worker/internal/audience"
 	"attentive.internal/segment-worker/internal/pgp"
 	"attentive.internal/segment-worker/internal/remote"
 )
@@ -38,7 +34,9 @@ type upload struct {
 	rejects    *reject.Writer
 
 	created    []string          // temporary names of files that may be there
-	open       *remoteFile       // begun and not whole; nil when there is none
+	memory     int64             // to tell the people of one segment apart; zero for the default
+	order      []string          // names of the segments as they came
+	warnings   []string          // that only the rows have given rise to
 	whole      map[slot]file     // left by an earlier attempt, not yet taken over
 	stale      bool              // what it has left is of no use
 	files      []file            // whole files, without final names
@@ -69,8 +67,12 @@ func (u *upload) form() string {
 // counts of rows.
 type counts struct{ read, duplicate, sent uint64 }
 
-// segments uploads the files of all segments, one after the other.
+// segments uploads the files of all segments: one after the other, unless rows
+// say themselves which they belong to.
 func (u *upload) segments(ctx context.Context, request request) error {
+	if request.fans {
+		return u.fanOut(ctx, request)
+	}
 	for _, s := range request.segments {
 		if err := u.segment(ctx, request.template, s); err != nil {
 			return err
@@ -80,49 +82,20 @@ func (u *upload) segments(ctx context.Context, request request) error {
 }
 
 func (u *upload) segment(ctx context.Context, t config.Template, s segment) error {
-	settings := u.settings
-	normalize := identifier.Email
-	if settings.Identifier == config.Phone {
-		phones, err := identifier.NewPhones(t.DefaultRegion)
-		if err != nil {
-			return err
+	l, err := u.list(ctx, t, s.name)
+	if err != nil {
+		return err
+	}
+	err = u.ticking(ctx, l.segment.Read, func() error {
+		for _, i := range s.groups {
+			err := u.source(ctx, i, func(from *source.Reader, refused refused) error { return l.segment.Add(from, refused) })
+			if err != nil {
+				return err
+			}
 		}
-		normalize = phones.Normalize
-	}
-	var uploads errgroup.Group
-	seg, err := audience.New(audience.Config{
-		Segment:    s.name,
-		Column:     t.Columns.Of(settings.Identifier),
-		Normalize:  normalize,
-		Identifier: settings.Identifier,
-		File:       settings.File,
-		SplitRows:  uint64(settings.SplitRows),            //nolint:gosec // 1 to 500,000
-		SplitBytes: uint64(settings.SplitMegabytes) * 1e6, //nolint:gosec // 0 to 4,096
-		SampleRows: uint64(u.run.Job.GetSampleRows()),
-	}, func(part int) (io.WriteCloser, error) { return u.create(ctx, &uploads, slot{s.name, part}) })
-	if err != nil {
-		return err
-	}
-	err = u.add(ctx, seg, s)
-	if err == nil {
-		err = seg.Close()
-	}
-	if err != nil && u.open != nil {
-		u.open.discard(err)
-	}
-	if putErr := uploads.Wait(); err == nil {
-		err = putErr
-	}
-	if err != nil {
-		return err
-	}
-	c := seg.Counts()
-	u.rows[s.name] = c.Sent
-	u.total.read += c.Read
-	u.total.duplicate += c.Duplicates
-	u.total.sent += c.Sent
-	u.show(u.total.read)
-	return nil
+		return nil
+	})
+	return l.end(err)
 }
 
 // show counts rows as read when they are, not at the end: that a job goes on is
@@ -132,41 +105,41 @@ func (u *upload) show(read uint64) {
 	u.shown = read
 }
 
-// add reads the sources of a segment, and tells upstream how far it is.
-func (u *upload) add(ctx context.Context, seg *audience.Segment, s segment) error {
-	reading, stop := context.WithCancel(ctx)
-	var ticking sync.WaitGroup
-	ticking.Go(func() { u.tick(reading, seg) })
-	defer ticking.Wait()
-	defer stop()
-	for _, group := range s.groups {
-		if err := u.addGroup(ctx, seg, group); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (u *upload) addGroup(ctx context.Context, seg *audience.Segment, i int) (err error) {
+// source has one source of the job read to its end.
+func (u *upload) source(ctx context.Context, i int, read func(*source.Reader, refused) error) (err error) {
 	group := u.run.Job.GetGroups()[i]
 	from, err := u.Sources.Open(ctx, group.GetSource())
 	if err != nil {
 		return fmt.Errorf("group %q: %w", group.GetName(), err)
 	}
 	defer func() { err = errors.Join(err, from.Close()) }()
-	if err := seg.Add(from, refused{ctx, u.rejects, group.GetName()}); err != nil {
+	if err := read(from, refused{ctx, u.rejects, group.GetName()}); err != nil {
 		return fmt.Errorf("group %q: %w", group.GetName(), err)
 	}
-	u.read[i] = from.Fingerprint()
-	if before, ok := u.known[i]; ok && before != u.read[i] {
-		return fault.Permanentf(fault.SourceChanged,
-			"group %q: its source has changed since an earlier attempt (then %s, now %s): publish it as a new job", group.GetName(), before, u.read[i])
+	now := from.Fingerprint()
+	for _, earlier := range []prints{u.known, u.read} {
+		if before, ok := earlier[i]; ok && before != now {
+			return fault.Permanentf(fault.SourceChanged,
+				"group %q: its source has changed since it was read before (then %s, now %s): publish it as a new job", group.GetName(), before, now)
+		}
 	}
+	u.read[i] = now
 	return nil
 }
 
+// ticking runs work and tells upstream meanwhile how far it is, by the rows read
+// on top of those of finished segments.
+func (u *upload) ticking(ctx context.Context, read func() uint64, work func() error) error {
+	ctx, stop := context.WithCancel(ctx)
+	var ticking sync.WaitGroup
+	ticking.Go(func() { u.tick(ctx, read) })
+	defer ticking.Wait()
+	defer stop()
+	return work()
+}
+
 // tick is the only user of u.run and u.shown until it returns.
-func (u *upload) tick(ctx context.Context, seg *audience.Segment) {
+func (u *upload) tick(ctx context.Context, read func() uint64) {
 	ticker := time.NewTicker(tickEvery)
 	defer ticker.Stop()
 	for {
@@ -174,7 +147,7 @@ func (u *upload) tick(ctx context.Context, seg *audience.Segment) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			rows := u.total.read + seg.Read()
+			rows := u.total.read + read()
 			u.show(rows)
 			u.run.Progress(ctx, fmt.Sprintf("%d rows read", rows), &attentivev1.Progress{RowsRead: rows})
 		}

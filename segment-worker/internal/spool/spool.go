@@ -83,7 +83,7 @@ func (f *File) WriteTo(w io.Writer) (int64, error) {
 	for total < f.size {
 		n, err := io.ReadFull(f.file, f.buf[:min(int64(len(f.buf)), f.size-total)])
 		if err != nil {
-			return total, fmt.Errorf("read from the disk: %v", err) // not %w: a writer would take io.EOF for an end
+			return total, fmt.Errorf("read from the disk: %v", err) //nolint:errorlint // a writer would take io.EOF for an end
 		}
 		in.XORKeyStream(f.buf[:n], f.buf[:n])
 		if _, err := w.Write(f.buf[:n]); err != nil {
