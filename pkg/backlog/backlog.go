@@ -16,8 +16,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	attentivev1 "attentive.internal/proto/attentive/v1"
-
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/deadletter"
@@ -79,20 +77,17 @@ func of(m *jetstream.RawStreamMsg, k contract.Kind) Job {
 
 // jobID returns the id of the job in a message, or "".
 func jobID(h nats.Header, data []byte, k contract.Kind) string {
-	if k == contract.Segment {
-		j := &attentivev1.SegmentJob{}
-		_ = contract.Decode(h, data, j) // what was read before a fault may have the id
-		return j.GetId()
-	}
-	j := &attentivev1.AttributesJob{}
-	_ = contract.Decode(h, data, j) // as above
-	return j.GetId()
+	m := contract.New(k)
+	_ = contract.Decode(h, data, m) // what was read before a fault may have the id
+	return contract.JobID(m)
 }
 
 // Queue is what the broker knows of one queue.
 type Queue struct {
 	// Waiting messages are not acknowledged yet.
 	Waiting uint64
+	// Acked is the sequence up to which all messages are acknowledged.
+	Acked uint64
 	// Worked is true when somebody asks for messages, or has some in hand.
 	Worked bool
 }
@@ -110,6 +105,7 @@ func Of(ctx context.Context, conn *broker.Conn, k contract.Kind, destination str
 	info := consumer.CachedInfo()
 	return Queue{
 		Waiting: info.NumPending + uint64(info.NumAckPending), //nolint:gosec // not negative
+		Acked:   info.AckFloor.Stream,
 		Worked:  info.NumWaiting+info.NumAckPending > 0,
 	}, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -41,12 +42,48 @@ func (c *Conn) Store(ctx context.Context, stream string, m *nats.Msg) (*jetstrea
 	ctx, done := c.UnlessForbidden(ctx, m.Subject)
 	defer done()
 	ack, err := c.JS.PublishMsg(ctx, m, jetstream.WithExpectStream(stream))
+	if err == nil {
+		return ack, nil
+	}
+	return nil, c.failed(ctx, stream, m, err)
+}
+
+// storeTimeout is how long StoreAll waits for the broker's answers.
+const storeTimeout = 10 * time.Second
+
+// StoreAll publishes messages in order, without waiting for one before the next, and
+// returns once the stream has answered for all of them. The errors, one for each
+// message, are those of [Conn.Store]; what follows a message that failed may be
+// stored.
+func (c *Conn) StoreAll(ctx context.Context, stream string, ms []*nats.Msg) []error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	errs := make([]error, len(ms))
+	acks := make([]jetstream.PubAckFuture, len(ms))
+	for i, m := range ms {
+		acks[i], errs[i] = c.JS.PublishMsgAsync(m, jetstream.WithExpectStream(stream))
+	}
+	for i, ack := range acks {
+		if errs[i] == nil {
+			select {
+			case <-ack.Ok():
+				continue
+			case errs[i] = <-ack.Err():
+			case <-ctx.Done():
+				errs[i] = context.DeadlineExceeded
+			}
+		}
+		errs[i] = c.failed(ctx, stream, ms[i], errs[i])
+	}
+	return errs
+}
+
+// failed says what the error of a publish means.
+func (c *Conn) failed(ctx context.Context, stream string, m *nats.Msg, err error) error {
 	if errors.Is(err, jetstream.ErrNoStreamResponse) && !c.leaderless(ctx, stream) {
 		err = jetstream.ErrStreamNotFound
 	}
 	switch {
-	case err == nil:
-		return ack, nil
 	case errors.Is(context.Cause(ctx), ErrForbidden):
 		err = context.Cause(ctx)
 	case unanswered(err):
@@ -56,7 +93,7 @@ func (c *Conn) Store(ctx context.Context, stream string, m *nats.Msg) (*jetstrea
 			err = fmt.Errorf("%w: %s", err, room(stream))
 		}
 	}
-	return nil, fmt.Errorf("store in %s under %s: %w", stream, m.Subject, err)
+	return fmt.Errorf("store in %s under %s: %w", stream, m.Subject, err)
 }
 
 // room says who makes room in a stream.

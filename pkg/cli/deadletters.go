@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -23,15 +24,15 @@ import (
 func (s *session) deadLettersCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dead-letters",
-		Short: "See what could not be done, and put it back",
-		Long: `See what could not be done, and put it back once the cause is repaired.
+		Short: "See what could not be done, repair it, and put it back",
+		Long: `See what could not be done, repair it, and put it back once the cause is gone.
 
-A dead letter keeps the message exactly as it arrived, until it is replayed.
-Those of both workers are kept together.`,
+A dead letter keeps the message exactly as it arrived, until it is replayed or
+discarded. Those of both workers are kept together.`,
 		Args: cobra.NoArgs, // an unknown command
 		RunE: judged(func(cmd *cobra.Command, _ []string) error { return cmd.Help() }),
 	}
-	cmd.AddCommand(s.listCommand(), s.showCommand(), s.replayCommand())
+	cmd.AddCommand(s.listCommand(), s.showCommand(), s.replayCommand(), s.discardCommand(), s.exportCommand(), s.importCommand())
 	return cmd
 }
 
@@ -103,9 +104,9 @@ func (s *session) listCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List dead letters, the oldest first, and count them by reason",
-		Long: `List dead letters, the oldest first, and count them by reason. The detail says
-what to repair. Payloads are not shown.`,
+		Short: "List dead letters, the oldest first, and count them",
+		Long: `List dead letters, the oldest first, and count them by reason and destination. The
+detail says what to repair. Payloads are not shown.`,
 		Example: fmt.Sprintf(`  %[1]s dead-letters list
   %[1]s dead-letters list --reason source_missing --destination acme-segments
   %[1]s dead-letters list --json | jq -r '.id'`, s.program.Name),
@@ -156,13 +157,14 @@ type letter struct {
 	Subject     string       `json:"origin_subject"`
 	Sequence    uint64       `json:"origin_sequence"`
 	Bytes       int          `json:"bytes"`
+	EditedBy    string       `json:"edited_by,omitempty"`
 }
 
 func shown(l deadletter.Letter) letter {
 	return letter{
 		ID: l.ID, Stored: l.Stored.UTC(), Kind: string(l.Kind), Destination: l.Destination, Job: l.Job,
 		Reason: l.Reason, Detail: l.Detail, Class: l.Class().String(), Attempts: l.Attempts, First: l.First, Last: l.Last,
-		Worker: l.Worker, Stream: l.Origin.Stream, Subject: l.Origin.Subject, Sequence: l.Origin.Sequence, Bytes: l.Size,
+		Worker: l.Worker, Stream: l.Origin.Stream, Subject: l.Origin.Subject, Sequence: l.Origin.Sequence, Bytes: l.Size, EditedBy: l.EditedBy,
 	}
 }
 
@@ -207,32 +209,53 @@ func orDash(text string) string {
 	return text
 }
 
-// list shows the letters and counts them by reason.
-func list(letters func(func(deadletter.Letter, error) bool), show func(*deadletter.Letter)) (map[fault.Reason]int, error) {
-	counts := make(map[fault.Reason]int)
+// counts are dead letters by reason, and by destination.
+type counts struct{ reasons, destinations map[string]int }
+
+// list shows the letters and counts them.
+func list(letters func(func(deadletter.Letter, error) bool), show func(*deadletter.Letter)) (counts, error) {
+	c := counts{make(map[string]int), make(map[string]int)}
 	for l, err := range letters {
 		if err != nil {
 			show(nil)
-			return counts, err
+			return c, err
 		}
-		counts[l.Reason]++
+		c.reasons[orDash(string(l.Reason))]++
+		c.destinations[orDash(l.Destination)]++
 		show(&l)
 	}
 	show(nil)
-	return counts, nil
+	return c, nil
 }
 
 // summarize writes the counts.
-func summarize(w io.Writer, counts map[fault.Reason]int, program string) {
+func summarize(w io.Writer, c counts, program string) {
 	total := 0
-	var parts []string
-	for _, reason := range slices.Sorted(maps.Keys(counts)) {
-		total += counts[reason]
-		parts = append(parts, fmt.Sprintf("%s %d", orDash(string(reason)), counts[reason]))
+	for _, n := range c.reasons {
+		total += n
 	}
 	if total == 0 {
 		fmt.Fprintln(w, "no dead letters")
 		return
 	}
-	fmt.Fprintf(w, "\n%d in all: %s\nwhen the cause is repaired: %s dead-letters replay ID\n", total, strings.Join(parts, ", "), program)
+	fmt.Fprintf(w, "\n%d in all: %s\n", total, parts(c.reasons))
+	if len(c.destinations) > 1 {
+		fmt.Fprintf(w, "by destination: %s\n", parts(c.destinations))
+	}
+	fmt.Fprintf(w, "when the cause is repaired: %s dead-letters replay ID\n", program)
+}
+
+// parts writes counts, the largest first.
+func parts(counts map[string]int) string {
+	var list []string
+	for _, name := range sortedByCount(counts) {
+		list = append(list, fmt.Sprintf("%s %d", name, counts[name]))
+	}
+	return strings.Join(list, ", ")
+}
+
+func sortedByCount(counts map[string]int) []string {
+	return slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
+		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a, b))
+	})
 }

@@ -234,3 +234,25 @@ func (o *office) consume(stream jetstream.Stream) {
 		o.t.Fatal(err)
 	}
 }
+
+// acknowledgeOne publishes a profile of acme-attributes, and works it.
+func (m *morgue) acknowledgeOne(stream jetstream.Stream) {
+	m.t.Helper()
+	if _, err := m.conn.JS.Publish(m.t.Context(), contract.ProfileSubject("acme-attributes", contract.Attributes, contract.LiveJob), []byte("profile")); err != nil {
+		m.t.Fatal(err)
+	}
+	consumer, err := stream.CreateConsumer(m.t.Context(), jetstream.ConsumerConfig{
+		Durable:       broker.ConsumerName(contract.Attributes, "acme-attributes"),
+		FilterSubject: contract.ConsumerFilter(contract.Attributes, "acme-attributes"), AckPolicy: jetstream.AckExplicitPolicy,
+	})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	msg, err := consumer.Next()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if err := msg.DoubleAck(m.t.Context()); err != nil {
+		m.t.Fatal(err)
+	}
+}

@@ -1,19 +1,28 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
+	"io"
+	"iter"
+	"os"
+	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/time/rate"
 
+	"attentive.internal/pkg/audit"
+	"attentive.internal/pkg/backlog"
 	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/cli/progress"
+	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/deadletter"
 )
 
 func (s *session) replayCommand() *cobra.Command {
-	r := &replayer{session: s}
+	r := &replayer{session: s, said: make(map[string]int), acked: make(map[contract.Address]uint64)}
 	cmd := &cobra.Command{
 		Use:   "replay ID... | --all",
 		Short: "Put dead letters back on their queues",
@@ -21,27 +30,39 @@ func (s *session) replayCommand() *cobra.Command {
 remove them. Doing it twice changes nothing: what is gone is gone, and a job that
 has succeeded meanwhile is not sent again.
 
-A replay does not undo newer work: what was published since counts as newer.
-Filters choose among all; they need --all.`,
+A segment and a person's consent stay as newer work has left them. Attributes count as
+published anew; --dry-run says how many are older than what was sent since.
+Filters choose among all; they need --all.
+
+To repair one message first, take it with show ID --reveal --json | jq .message, edit
+it, and replay ID --payload FILE. To repair many, export and import them.`,
 		Example: fmt.Sprintf(`  %[1]s dead-letters replay 12 13
+  %[1]s dead-letters replay 12 --payload repaired.json
   %[1]s dead-letters replay --all --reason source_missing --dry-run
+  %[1]s dead-letters replay --all --destination acme-attributes --rate 100
   %[1]s dead-letters replay --all --reason audience_shrank --force`, s.program.Name),
 	}
 	f := cmd.Flags()
-	f.BoolVar(&r.all, "all", false, "replay all that are stored now, or all that the filters choose")
-	r.only.flags(f)
-	r.only.complete(cmd)
+	r.flags(cmd, "replay")
+	r.by.flags(f)
 	f.BoolVar(&r.dryRun, "dry-run", false, "only say what would be replayed")
 	f.BoolVar(&r.force, "force", false, "let audiences pass that are empty or much smaller than the last")
+	f.Float64Var(&r.rate, "rate", 0, "replay at most so many a second (default: as fast as the broker takes them)")
+	f.StringVar(&r.payload, "payload", "", "file with the repaired message, in JSON; with one ID")
 	jsonFlag(f, &r.json, "what happened to each")
 	cmd.RunE = judged(func(cmd *cobra.Command, args []string) error {
-		ids, err := r.parse(args)
-		if err != nil {
+		if err := r.parse(args); err != nil {
 			return fail(exitUsage, err)
 		}
 		return s.store(cmd.Context(), func(conn *broker.Conn, store *deadletter.Store) error {
 			r.conn, r.store = conn, store
-			return r.replay(cmd.Context(), ids)
+			if r.dryRun {
+				return r.preview(cmd.Context())
+			}
+			return r.by.act(cmd.Context(), conn, audit.Action{Verb: audit.Replay, What: r.String()}, func() (string, error) {
+				err := r.replay(cmd.Context())
+				return fmt.Sprintf("%d replayed", r.said[string(deadletter.Replayed)]), err
+			})
 		})
 	})
 	return cmd
@@ -50,44 +71,31 @@ Filters choose among all; they need --all.`,
 // replayer is one call of replay.
 type replayer struct {
 	*session
-	all, dryRun, force, json bool
-	only                     filter
-	chosen                   deadletter.Filter
+	selection
+	by                  operator
+	dryRun, force, json bool
+	rate                float64
+	payload             string
 
 	conn  *broker.Conn
 	store *deadletter.Store
-	done  int
+	said  map[string]int // by outcome
+	older int
+	acked map[contract.Address]uint64 // of queues that were looked at
 }
 
 // parse judges flags and arguments.
-func (r *replayer) parse(args []string) (ids []uint64, err error) {
-	if r.chosen, err = r.only.parse(); err != nil {
-		return nil, err
+func (r *replayer) parse(args []string) error {
+	if err := r.selection.parse(args, "replay"); err != nil {
+		return err
 	}
 	switch {
-	case r.all && len(args) > 0:
-		return nil, errors.New("name dead letters or use --all, not both")
-	case !r.all && r.chosen != deadletter.Filter{}:
-		return nil, errors.New("filters choose among all dead letters: use them with --all")
-	case !r.all && len(args) == 0:
-		return nil, errors.New("name the dead letters to replay, as `dead-letters list` shows them, or use --all")
+	case r.rate < 0:
+		return fmt.Errorf("--rate %v: use a number above zero", r.rate)
+	case r.payload != "" && (len(r.ids) != 1 || r.dryRun):
+		return errors.New("--payload is the message of one dead letter: name one ID, and no --dry-run")
 	}
-	for _, arg := range args {
-		id, err := parseID(arg)
-		if err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, nil
-}
-
-func parseID(arg string) (uint64, error) {
-	id, err := strconv.ParseUint(arg, 10, 64)
-	if err != nil || id == 0 {
-		return 0, fmt.Errorf("%q is no id of a dead letter: ids are numbers from 1, as `dead-letters list` shows them", arg)
-	}
-	return id, nil
+	return nil
 }
 
 // replayed is what happened to one dead letter.
@@ -102,96 +110,127 @@ type replayed struct {
 	Detail  string `json:"detail,omitempty"`
 }
 
-func (r *replayer) replay(ctx context.Context, ids []uint64) error {
-	var err error
-	if r.all {
-		err = r.replayAll(ctx)
-	} else {
-		err = r.replayEach(ctx, ids)
-	}
-	if err == nil && !r.json && r.done == 0 {
-		fmt.Fprintln(r.stdout, "nothing to replay")
-	}
-	return err
+func outcome(l deadletter.Letter, outcome, detail string) replayed {
+	return replayed{ID: l.ID, Kind: string(l.Kind), Destination: l.Destination, Job: l.Job, Reason: string(l.Reason), Outcome: outcome, Detail: detail}
 }
 
-func (r *replayer) replayAll(ctx context.Context) error {
-	for l, err := range r.store.List(ctx, r.chosen) {
-		if err != nil {
-			return err
-		}
-		if err := r.one(ctx, l); err != nil {
-			return err
-		}
-	}
-	return nil
+func (r *replayer) gone(id uint64) {
+	r.say(replayed{ID: id, Outcome: "gone", Detail: "replayed before, or discarded"})
 }
 
-func (r *replayer) replayEach(ctx context.Context, ids []uint64) error {
-	last, err := r.lastID(ctx)
-	if err != nil {
-		return err
-	}
-	var unknown error
-	for _, id := range ids {
-		l, err := r.store.Get(ctx, id)
-		switch {
-		case errors.Is(err, deadletter.ErrNotFound) && id > last:
-			unknown = errors.Join(unknown, fmt.Errorf("dead letter %d: there never was one; see `dead-letters list`", id))
-		case errors.Is(err, deadletter.ErrNotFound):
-			r.say(replayed{ID: id, Outcome: "gone", Detail: "replayed before, or discarded"})
-		case err != nil:
-			return errors.Join(unknown, err)
-		default:
-			if err := r.one(ctx, l); err != nil {
-				return errors.Join(unknown, err)
-			}
-		}
-	}
-	return unknown
-}
-
-// lastID is the highest id that a dead letter ever had.
-func (r *replayer) lastID(ctx context.Context) (uint64, error) {
-	stream, err := r.conn.JS.Stream(ctx, broker.StreamDead)
-	if err != nil {
-		return 0, fmt.Errorf("open %s: %w", broker.StreamDead, err)
-	}
-	return stream.CachedInfo().State.LastSeq, nil
-}
-
-// one replays one letter. An error ends the command: what hinders one hinders
-// the next.
-func (r *replayer) one(ctx context.Context, l deadletter.Letter) error {
-	said := replayed{ID: l.ID, Kind: string(l.Kind), Destination: l.Destination, Job: l.Job, Reason: string(l.Reason)}
-	if r.dryRun {
-		said.Outcome, said.Detail = "would_replay", "to "+l.Origin.Subject
-		r.say(said)
-		return nil
+func (r *replayer) replay(ctx context.Context) error {
+	letters := r.letters(ctx, r.conn, r.store, r.gone)
+	if r.payload != "" {
+		letters = r.repaired(ctx, letters)
 	}
 	mode := deadletter.Guarded
 	if r.force {
 		mode = deadletter.Forced
 	}
-	outcome, err := r.store.Replay(ctx, l.ID, mode)
-	switch {
-	case errors.Is(err, deadletter.ErrNotFound):
-		said.Outcome, said.Detail = "gone", "replayed before, or discarded"
-	case err != nil:
-		said.Outcome, said.Detail = "failed", err.Error()
-		r.say(said)
-		return fmt.Errorf("%w; it is still stored, so try again", err)
-	case outcome == deadletter.AlreadySucceeded:
-		said.Outcome, said.Detail = string(outcome), "the job has succeeded meanwhile; nothing was sent"
-	default:
-		said.Outcome, said.Detail = string(outcome), "to "+l.Origin.Subject
+	limit := rate.NewLimiter(rate.Inf, 1)
+	if r.rate > 0 {
+		limit = rate.NewLimiter(rate.Limit(r.rate), 1)
 	}
-	r.say(said)
+	line := r.screen.Begin("replay")
+	defer line.End()
+	began := time.Now()
+	for result, err := range r.store.ReplayAll(ctx, letters, mode, limit.Wait) {
+		switch {
+		case err != nil:
+			return err
+		case errors.Is(result.Err, deadletter.ErrNotFound):
+			r.gone(result.ID)
+		case result.Err != nil:
+			r.say(outcome(result.Letter, "failed", result.Err.Error()))
+			return fmt.Errorf("%w; it is still stored, so try again", result.Err)
+		case result.Outcome == deadletter.AlreadySucceeded:
+			r.say(outcome(result.Letter, string(result.Outcome), "the job has succeeded meanwhile; nothing was sent"))
+		default:
+			r.say(outcome(result.Letter, string(result.Outcome), "to "+result.Origin.Subject))
+		}
+		line.Show(progress.Amount(uint64(r.said[string(deadletter.Replayed)])) + " replayed") //nolint:gosec // a count
+	}
+	r.sum(time.Since(began))
 	return nil
 }
 
+// repaired yields the one letter with the message of --payload, in place of the
+// stored one.
+func (r *replayer) repaired(ctx context.Context, letters iter.Seq2[deadletter.Letter, error]) iter.Seq2[deadletter.Letter, error] {
+	return func(yield func(deadletter.Letter, error) bool) {
+		for l, err := range letters {
+			if err == nil {
+				l, err = r.repair(ctx, l)
+			}
+			if !yield(l, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+func (r *replayer) repair(ctx context.Context, l deadletter.Letter) (deadletter.Letter, error) {
+	text, err := os.ReadFile(r.payload)
+	if err != nil {
+		return l, fail(exitUsage, fmt.Errorf("--payload: %w", err))
+	}
+	data, err := encoded(l, text)
+	if err != nil {
+		return l, fail(exitRefused, fmt.Errorf("--payload %s: %w; nothing was changed", r.payload, err))
+	}
+	id, err := r.store.Edit(ctx, l, data, r.by.who())
+	if err != nil {
+		return l, err
+	}
+	return r.store.Get(ctx, id)
+}
+
+// preview says what a replay would do.
+func (r *replayer) preview(ctx context.Context) error {
+	for l, err := range r.letters(ctx, r.conn, r.store, r.gone) {
+		if err != nil {
+			return err
+		}
+		text := "to " + l.Origin.Subject
+		older, err := r.isOlder(ctx, l)
+		if err != nil {
+			return err
+		}
+		if older {
+			r.older++
+			text += "; it is older than updates of this queue that were sent since"
+		}
+		r.say(outcome(l, "would_replay", text))
+	}
+	r.sum(0)
+	if r.older > 0 && !r.json {
+		fmt.Fprintf(r.stdout, "%s of them are older than updates of the same queue that were sent since: where one of these was of the same subscriber, a replay sets the older values\n",
+			progress.Amount(uint64(r.older))) //nolint:gosec // a count
+	}
+	return nil
+}
+
+// isOlder reports whether attributes were published before some that were sent since.
+// Whose those were is not known.
+func (r *replayer) isOlder(ctx context.Context, l deadletter.Letter) (bool, error) {
+	if l.Kind != contract.Attributes {
+		return false, nil // the ledgers of jobs and consent know what is newer
+	}
+	queue := contract.Address{Kind: l.Kind, Destination: l.Destination}
+	acked, known := r.acked[queue]
+	if !known {
+		q, err := backlog.Of(ctx, r.conn, l.Kind, l.Destination)
+		if err != nil {
+			return false, err
+		}
+		acked = q.Acked
+		r.acked[queue] = acked
+	}
+	return cmp.Or(l.Origin.Place, l.Origin.Sequence) < acked, nil
+}
+
 func (r *replayer) say(what replayed) {
-	r.done++
+	r.said[what.Outcome]++
 	if r.json {
 		writeJSON(r.stdout, what)
 		return
@@ -201,4 +240,35 @@ func (r *replayer) say(what replayed) {
 		origin = fmt.Sprintf("  %s %s %s %s", what.Kind, what.Destination, orDash(what.Job), what.Reason)
 	}
 	fmt.Fprintf(r.stdout, "%d%s  %s: %s\n", what.ID, origin, what.Outcome, what.Detail)
+}
+
+// sum ends what was said.
+func (r *replayer) sum(took time.Duration) {
+	if r.json {
+		return
+	}
+	total := 0
+	for _, n := range r.said {
+		total += n
+	}
+	switch {
+	case total == 0:
+		fmt.Fprintln(r.stdout, "nothing to replay")
+	case total > 1:
+		summary(r.stdout, r.said, took)
+	}
+}
+
+// summary writes counts by outcome, and the rate if it took long.
+func summary(w io.Writer, counts map[string]int, took time.Duration) {
+	total, text := 0, ""
+	for _, name := range sortedByCount(counts) {
+		total += counts[name]
+		text += fmt.Sprintf(", %s %d", name, counts[name])
+	}
+	fmt.Fprintf(w, "\n%d in all%s", total, text)
+	if took >= time.Second {
+		fmt.Fprintf(w, ", in %v (%.0f a second)", took.Round(time.Second/10), float64(total)/took.Seconds())
+	}
+	fmt.Fprintln(w)
 }

@@ -14,6 +14,8 @@ package contract
 import (
 	"slices"
 
+	"google.golang.org/protobuf/proto"
+
 	attentivev1 "attentive.internal/proto/attentive/v1"
 )
 
@@ -76,6 +78,30 @@ func KindOf(p *attentivev1.Profile) Kind {
 		return Subscribe
 	case *attentivev1.Profile_Unsubscribe:
 		return Unsubscribe
+	}
+	return ""
+}
+
+// New returns an empty message of kind k, nil for a kind that is none.
+func New(k Kind) proto.Message {
+	switch {
+	case k == Segment:
+		return &attentivev1.SegmentJob{}
+	case k == Expand:
+		return &attentivev1.AttributesJob{}
+	case k.Profile():
+		return &attentivev1.Profile{}
+	}
+	return nil
+}
+
+// JobID returns the id of a job, and "" of anything else.
+func JobID(m proto.Message) string {
+	switch m := m.(type) {
+	case *attentivev1.SegmentJob:
+		return m.GetId()
+	case *attentivev1.AttributesJob:
+		return m.GetId()
 	}
 	return ""
 }

@@ -64,6 +64,9 @@ type Letter struct {
 	MsgID string
 	// Worker is the process that gave up.
 	Worker string
+	// EditedBy is who repaired the data, and Replaces the fingerprint of a job's
+	// bytes before; both are empty when nobody did.
+	EditedBy, Replaces string
 	// Header is what the message came with, as far as it fits into a letter.
 	Header nats.Header
 	// Data is the exact payload; List leaves it out. Size is its length.

@@ -31,6 +31,7 @@ const (
 	HeaderSubject      = "Attentive-Origin-Subject"
 	HeaderSequence     = "Attentive-Origin-Sequence"
 	HeaderOriginMsgID  = "Attentive-Origin-Msg-Id"
+	HeaderEditedBy     = "Attentive-Edited-By"
 	HeaderOmitted      = "Attentive-Omitted-Headers"
 	headerOriginPrefix = "Attentive-Original-"
 )
@@ -49,6 +50,9 @@ const (
 	// HeaderForce is set when the operator overrides the guards
 	// (empty_audience, audience_shrank).
 	HeaderForce = "Attentive-Force"
+	// HeaderReplaces holds the fingerprint of the bytes that an operator has
+	// repaired. With it a job may have other bytes than its ledger knows.
+	HeaderReplaces = "Attentive-Replaces"
 )
 
 const (
@@ -107,6 +111,8 @@ func (l Letter) header() nats.Header {
 	set(HeaderPlace, strconv.FormatUint(l.Origin.Place, 10))
 	set(HeaderPublished, stamp(l.Origin.Published))
 	set(HeaderOriginMsgID, l.MsgID)
+	set(HeaderReplaces, l.Replaces)
+	set(HeaderEditedBy, l.EditedBy)
 	if detail := line(l.Detail, maxDetailBytes); detail != "" {
 		h.Set(HeaderDetail, detail)
 	}
@@ -123,7 +129,7 @@ func keepOriginal(h, original nats.Header) {
 	omitted, room := 0, maxOriginalBytes
 	for _, key := range keys {
 		switch key {
-		case nats.MsgIdHdr, HeaderReplay, HeaderPlace, HeaderPublished, HeaderForce:
+		case nats.MsgIdHdr, HeaderReplay, HeaderPlace, HeaderPublished, HeaderForce, HeaderReplaces:
 			continue // kept apart, or of an earlier replay
 		}
 		for _, value := range original[key] {
@@ -161,7 +167,7 @@ func parse(subject string, h nats.Header) (Letter, error) {
 		Reason: fault.Reason(h.Get(HeaderReason)),
 		Detail: h.Get(HeaderDetail),
 		MsgID:  h.Get(HeaderOriginMsgID),
-		Worker: h.Get(HeaderWorker),
+		Worker: h.Get(HeaderWorker), Replaces: h.Get(HeaderReplaces), EditedBy: h.Get(HeaderEditedBy),
 		Origin: Origin{Stream: h.Get(HeaderStream), Subject: h.Get(HeaderSubject)},
 		Header: nats.Header{},
 	}

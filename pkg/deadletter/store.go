@@ -9,12 +9,10 @@ import (
 	"fmt"
 	"iter"
 	"strconv"
-	"strings"
 	"time"
 
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
-	"attentive.internal/pkg/ledger"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -33,6 +31,12 @@ func New(conn *broker.Conn, worker string) *Store { return &Store{conn: conn, wo
 // ErrFull when there is no room; other errors leave open whether the letter is
 // stored.
 func (s *Store) Put(ctx context.Context, l Letter) error {
+	_, err := s.put(ctx, l, l.letterID())
+	return err
+}
+
+// put stores the letter under a message id, and returns its id.
+func (s *Store) put(ctx context.Context, l Letter, msgID string) (uint64, error) {
 	l.Worker = cmp.Or(l.Worker, s.worker)
 	l.MsgID = cmp.Or(l.MsgID, l.Header.Get(nats.MsgIdHdr))
 	l.Origin.Place = cmp.Or(l.Origin.Place, Place(l.Header, l.Origin.Sequence))
@@ -41,11 +45,12 @@ func (s *Store) Put(ctx context.Context, l Letter) error {
 		Header:  l.header(),
 		Data:    l.Data,
 	}
-	m.Header.Set(nats.MsgIdHdr, l.letterID())
-	if _, err := s.conn.Store(ctx, broker.StreamDead, m); err != nil {
-		return full(fmt.Errorf("dead letter of %s %d: %w", l.Origin.Stream, l.Origin.Sequence, err))
+	m.Header.Set(nats.MsgIdHdr, msgID)
+	ack, err := s.conn.Store(ctx, broker.StreamDead, m)
+	if err != nil {
+		return 0, full(fmt.Errorf("dead letter of %s %d: %w", l.Origin.Stream, l.Origin.Sequence, err))
 	}
-	return nil
+	return ack.Sequence, nil
 }
 
 // letterID is the same for the same message, and only for that: a broker that
@@ -102,8 +107,10 @@ func (s *Store) stream(ctx context.Context) (jetstream.Stream, error) {
 }
 
 const (
-	// page is how many letters are asked for at once, without their data.
-	page = 256
+	// page is how many letters are asked for at once without their data, and
+	// wholePage with it: 52 MiB at the most.
+	page      = 256
+	wholePage = 64
 	// listWait is how long the broker may take for a page.
 	listWait = 10 * time.Second
 	// listIdle ends a listing whose reader went away.
@@ -117,13 +124,22 @@ var errListLost = errors.New("some were lost on the way from the broker; list ag
 // without their data. An error ends it.
 func (s *Store) List(ctx context.Context, f Filter) iter.Seq2[Letter, error] {
 	return func(yield func(Letter, error) bool) {
-		if err := s.list(ctx, f, func(l Letter) bool { return yield(l, nil) }); err != nil {
+		if err := s.list(ctx, f, page, func(l Letter) bool { return yield(l, nil) }); err != nil {
 			yield(Letter{}, fmt.Errorf("list dead letters: %w", err))
 		}
 	}
 }
 
-func (s *Store) list(ctx context.Context, f Filter, yield func(Letter) bool) (err error) {
+// Read yields what List does, with the data.
+func (s *Store) Read(ctx context.Context, f Filter) iter.Seq2[Letter, error] {
+	return func(yield func(Letter, error) bool) {
+		if err := s.list(ctx, f, wholePage, func(l Letter) bool { return yield(l, nil) }); err != nil {
+			yield(Letter{}, fmt.Errorf("read dead letters: %w", err))
+		}
+	}
+}
+
+func (s *Store) list(ctx context.Context, f Filter, size uint64, yield func(Letter) bool) (err error) {
 	stream, err := s.stream(ctx)
 	if err != nil {
 		return err
@@ -132,7 +148,7 @@ func (s *Store) list(ctx context.Context, f Filter, yield func(Letter) bool) (er
 	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
 		FilterSubject:     f.subject(),
 		AckPolicy:         jetstream.AckNonePolicy,
-		HeadersOnly:       true,
+		HeadersOnly:       size == page,
 		MemoryStorage:     true,
 		Replicas:          1,
 		InactiveThreshold: listIdle,
@@ -148,7 +164,7 @@ func (s *Store) list(ctx context.Context, f Filter, yield func(Letter) bool) (er
 	// numbers tell whether all letters have arrived.
 	left, seen := consumer.CachedInfo().NumPending, uint64(0)
 	for left > 0 {
-		batch, err := consumer.Fetch(int(min(left, page)), jetstream.FetchMaxWait(listWait)) //nolint:gosec // at most a page
+		batch, err := consumer.Fetch(int(min(left, size)), jetstream.FetchMaxWait(listWait)) //nolint:gosec // at most a page
 		if err != nil {
 			return err
 		}
@@ -186,7 +202,7 @@ func (s *Store) list(ctx context.Context, f Filter, yield func(Letter) bool) (er
 	return context.Cause(ctx)
 }
 
-// listed returns the letter of a message delivered without its data.
+// listed returns the letter of a message.
 func listed(m jetstream.Msg) (Letter, error) {
 	meta, err := m.Metadata()
 	if err != nil {
@@ -198,99 +214,12 @@ func listed(m jetstream.Msg) (Letter, error) {
 		l = Letter{Detail: "not a dead letter of ours: " + err.Error()}
 	}
 	l.ID, l.Stored = meta.Sequence.Stream, meta.Timestamp
-	l.Size, _ = strconv.Atoi(m.Headers().Get(nats.MsgSize))
+	l.Data, l.Size = m.Data(), len(m.Data())
+	if size := m.Headers().Get(nats.MsgSize); size != "" {
+		l.Data = nil // it was left out
+		l.Size, _ = strconv.Atoi(size)
+	}
 	return l, nil
-}
-
-// Mode says how a letter is replayed.
-type Mode string
-
-const (
-	// Guarded replays a message as it was.
-	Guarded Mode = "guarded"
-	// Forced also lets it pass the guards empty_audience and audience_shrank.
-	Forced Mode = "forced"
-)
-
-// Outcome says what a replay did.
-type Outcome string
-
-const (
-	// Replayed means that the message is in its queue again.
-	Replayed Outcome = "replayed"
-	// AlreadySucceeded means that the letter's job has succeeded meanwhile.
-	// Nothing was sent; the letter is removed.
-	AlreadySucceeded Outcome = "already_succeeded"
-)
-
-// Replay puts the exact message back on the subject it came from, then removes
-// the letter. It fails with ErrNotFound when there is no letter, so a second
-// replay changes nothing, and with ErrFull when the queue has no room.
-func (s *Store) Replay(ctx context.Context, id uint64, mode Mode) (Outcome, error) {
-	stream, err := s.stream(ctx)
-	if err != nil {
-		return "", err
-	}
-	l, err := get(ctx, stream, id)
-	if err != nil {
-		return "", err
-	}
-	outcome := Replayed
-	done, err := s.succeeded(ctx, l)
-	switch {
-	case err != nil:
-	case done:
-		outcome = AlreadySucceeded
-	default:
-		_, err = s.conn.Store(ctx, l.Origin.Stream, l.message(mode))
-	}
-	if err != nil {
-		return "", full(fmt.Errorf("replay dead letter %d: %w", id, err))
-	}
-	if err := remove(ctx, stream, id); err != nil && !errors.Is(err, ErrNotFound) {
-		return "", err
-	}
-	return outcome, nil
-}
-
-// message is what a replay publishes.
-func (l Letter) message(mode Mode) *nats.Msg {
-	h := nats.Header{}
-	for key, values := range l.Header {
-		// What tells the broker how to store a message was obeyed once.
-		if !strings.HasPrefix(strings.ToLower(key), "nats-") {
-			h[key] = values
-		}
-	}
-	h.Set(HeaderReplay, strconv.FormatUint(l.ID, 10))
-	h.Set(HeaderPlace, strconv.FormatUint(l.Origin.Place, 10))
-	if published := stamp(l.Origin.Published); published != "" {
-		h.Set(HeaderPublished, published)
-	}
-	if mode == Forced {
-		h.Set(HeaderForce, "true")
-	}
-	// The time keeps apart letters of one id in a stream created anew.
-	h.Set(nats.MsgIdHdr, fmt.Sprintf("replay/%d/%d", l.ID, l.Stored.UnixNano()))
-	return &nats.Msg{Subject: l.Origin.Subject, Header: h, Data: l.Data}
-}
-
-// succeeded reports whether the letter is a job that has succeeded.
-func (s *Store) succeeded(ctx context.Context, l Letter) (bool, error) {
-	if !l.Kind.Job() || l.Job == "" {
-		return false, nil
-	}
-	kv, err := s.conn.JS.KeyValue(ctx, broker.BucketLedger)
-	if err != nil {
-		return false, fmt.Errorf("open %s: %w", broker.BucketLedger, err)
-	}
-	record, ok, err := ledger.New(kv).Find(ctx, l.Kind, l.Destination, l.Job)
-	if err != nil || !ok {
-		return false, err
-	}
-	entry := record.Entry()
-	// A letter of reason job_id_reused names another job than its own.
-	return entry.State == ledger.Succeeded && entry.Fingerprint == ledger.Fingerprint(l.Data), nil
 }
 
 // Discard removes a letter for good. It fails with ErrNotFound.

@@ -96,6 +96,7 @@ func (r *Run[J]) open(ctx context.Context) error {
 		Destination: r.runner.Destination,
 		JobID:       r.Job.GetId(),
 		Fingerprint: ledger.Fingerprint(r.Message.Data),
+		Replaces:    r.replaces(),
 		Sequence:    deadletter.Place(r.Message.Header, r.Message.Sequence),
 	})
 	if err != nil {
@@ -137,6 +138,9 @@ func (r *Run[J]) accept(ctx context.Context) error {
 	case entry.State == ledger.DeadLettered && r.replays(entry):
 		err := r.Advance(ctx, "replayed by an operator", func(e *ledger.Entry) {
 			e.State, e.Failures, e.Spent, e.Reason, e.Detail = ledger.Received, 0, 0, "", ""
+			if print := ledger.Fingerprint(r.Message.Data); print != e.Fingerprint { // repaired by an operator
+				e.Fingerprint, e.Plan = print, nil
+			}
 			e.Progress, e.Segments, e.Warnings = nil, nil, nil
 		})
 		if err != nil {
@@ -187,6 +191,15 @@ func (r *Run[J]) retell(ctx context.Context) {
 		text = entry.History[n-1].Text
 	}
 	r.publish(ctx, text)
+}
+
+// replaces is the fingerprint of the bytes in whose place an operator has put those
+// of this replay; empty when it is none, or was not repaired.
+func (r *Run[J]) replaces() string {
+	if r.Message.Header.Get(deadletter.HeaderReplay) == "" {
+		return ""
+	}
+	return r.Message.Header.Get(deadletter.HeaderReplaces)
 }
 
 // replays reports whether the message is a replay of what the entry says was

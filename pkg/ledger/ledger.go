@@ -115,6 +115,9 @@ type Entry struct {
 	State       State         `json:"state"`
 	// Fingerprint is what Fingerprint returns for the message's bytes.
 	Fingerprint string `json:"fingerprint"`
+	// Replaces is the fingerprint of the bytes in whose place an operator has put
+	// those of Fingerprint. Begin reads it; it is not stored.
+	Replaces string `json:"-"`
 	// Sequence of the first message that carried the job: its place among the
 	// jobs of its stream, which a replay does not change.
 	Sequence uint64 `json:"sequence"`
@@ -171,7 +174,8 @@ type Record struct {
 // first time is stored as Received with what first says of it. One that was begun
 // and did not end is taken over: its history says so, and whoever worked it
 // before fails to change it from then on. A job id that was used before with other
-// bytes is a Permanent fault, JobIDReused.
+// bytes is a Permanent fault, JobIDReused, unless the job was dead-lettered and these
+// bytes replace them.
 func (l *Ledger) Begin(ctx context.Context, first Entry) (*Record, error) {
 	key := Key(first.Kind, first.Destination, first.JobID)
 	for {
@@ -180,7 +184,8 @@ func (l *Ledger) Begin(ctx context.Context, first Entry) (*Record, error) {
 			return nil, err
 		}
 		if revision > 0 {
-			if entry.Fingerprint != first.Fingerprint {
+			repaired := entry.State == DeadLettered && entry.Fingerprint == first.Replaces
+			if entry.Fingerprint != first.Fingerprint && !repaired {
 				return nil, fault.Permanentf(fault.JobIDReused, "job %s of %s: the id was used on %s for a job with other content; publish it under a new id",
 					first.JobID, first.Destination, entry.Received.UTC().Format(time.RFC3339))
 			}
