@@ -129,7 +129,8 @@ func (r *replayer) replay(ctx context.Context) error {
 	}
 	limit := rate.NewLimiter(rate.Inf, 1)
 	if r.rate > 0 {
-		limit = rate.NewLimiter(rate.Limit(r.rate), 1)
+		// Timers are late by a millisecond or so: what 20 of them allow is caught up.
+		limit = rate.NewLimiter(rate.Limit(r.rate), max(1, int(r.rate/50)))
 	}
 	line := r.screen.Begin("replay")
 	defer line.End()

@@ -66,15 +66,15 @@ func (c *selection) String() string {
 	if !c.all {
 		return fmt.Sprintf("dead letters %v", c.ids)
 	}
-	text := "all dead letters"
+	parts := []string{"all dead letters"}
 	for _, part := range [][2]string{
 		{"reason", c.only.reason}, {"destination", c.only.destination}, {"kind", c.only.kind}, {"job", c.only.job},
 	} {
 		if part[1] != "" {
-			text += fmt.Sprintf(", %s %s", part[0], part[1])
+			parts = append(parts, part[0]+" "+part[1])
 		}
 	}
-	return text
+	return strings.Join(parts, ", ")
 }
 
 // letters yields what was chosen, with its data. gone is called with each id under

@@ -7,6 +7,8 @@ import (
 	"iter"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -63,10 +65,12 @@ type Result struct {
 // several is how many letters are replayed at a time, and wide how many requests
 // are made at a time for them.
 const (
-	several = 256
-	wide    = 32
+	several = 1000
+	wide    = 128
 	// severalBytes bounds what is held of them.
 	severalBytes = 4 << 20
+	// groupAge is how long a group is waited for when letters come slowly.
+	groupAge = 100 * time.Millisecond
 )
 
 // ReplayAll replays letters, which have their data, and yields what became of each,
@@ -82,35 +86,65 @@ func (s *Store) ReplayAll(ctx context.Context, letters iter.Seq2[Letter, error],
 			yield(Result{}, err)
 			return
 		}
-		var group []Letter
-		bytes := 0
-		flush := func() (more bool) {
-			more = true
+		ctx, stop := context.WithCancel(ctx)
+		groups := make(chan []Letter) // closed when the last one is made
+		var ended error               // of letters or pace; set before groups is closed
+		var making sync.WaitGroup
+		defer making.Wait()
+		defer stop()
+		making.Go(func() {
+			defer close(groups)
+			ended = gather(ctx, letters, pace, groups)
+		})
+		for group := range groups {
 			for _, r := range s.replay(ctx, stream, group, mode) {
-				more = yield(r, nil) && more && (r.Err == nil || errors.Is(r.Err, ErrNotFound))
-			}
-			group, bytes = group[:0], 0
-			return more
-		}
-		for l, err := range letters {
-			if err == nil {
-				err = pace(ctx)
-			}
-			if err != nil {
-				if flush() {
-					yield(Result{}, err)
-				}
-				return
-			}
-			group = append(group, l)
-			if bytes += len(l.Data); len(group) == several || bytes >= severalBytes {
-				if !flush() {
+				if !yield(r, nil) || r.Err != nil && !errors.Is(r.Err, ErrNotFound) {
 					return
 				}
 			}
 		}
-		flush()
+		if ended != nil {
+			yield(Result{}, ended)
+		}
 	}
+}
+
+// gather makes groups of letters until there are no more, or ctx ends.
+func gather(ctx context.Context, letters iter.Seq2[Letter, error], pace func(context.Context) error, groups chan<- []Letter) error {
+	var group []Letter
+	var began time.Time
+	bytes := 0
+	handOver := func() error {
+		if len(group) == 0 {
+			return nil
+		}
+		select {
+		case groups <- group:
+			group, bytes = nil, 0
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	for l, err := range letters {
+		if err == nil {
+			err = pace(ctx)
+		}
+		if err != nil {
+			return errors.Join(handOver(), err)
+		}
+		if len(group) == several || bytes+len(l.Data) > severalBytes || time.Since(began) > groupAge {
+			if err := handOver(); err != nil {
+				return err
+			}
+		}
+		if len(group) == 0 {
+			began = time.Now()
+		}
+		group = append(group, l)
+		bytes += len(l.Data)
+	}
+	return handOver()
 }
 
 // replay replays one group.
