@@ -22,8 +22,9 @@ on where it was at the next start, and the accounts are released to other
 replicas. A second one stops at once, and loses nothing either. SIGHUP reads the
 configuration again, as does every change of the file.
 
-The log goes to standard error, one JSON object a line. Metrics, probes and
-profiles are served on the ops address: /metrics, /livez, /readyz, /debug/pprof.`,
+The log goes to standard error, one JSON object a line. A live page, metrics, probes
+and profiles are served on the ops address: /, /metrics, /livez, /readyz, /debug/pprof.
+Spans go to an OpenTelemetry collector if OTEL_EXPORTER_OTLP_ENDPOINT names one.`,
 		Example: fmt.Sprintf(`  %[1]s run --config relay.yaml
   %[1]s run --ops-address 0.0.0.0:9464 --log-level debug`, s.program.Name),
 		Args: cobra.NoArgs,

@@ -1,5 +1,9 @@
 // Package ops serves what operators and their machines look at: /metrics, /livez,
-// /readyz and /debug/pprof, with a page at / that lists them.
+// /readyz and /debug/pprof, and a page at / that shows live, without Prometheus or
+// Grafana, whether data is flowing, how late, and why not.
+//
+// The page is made of the metrics alone, five minutes of which are kept for its
+// rates; it loads nothing from elsewhere.
 //
 // /livez answers 200 as long as the process serves at all: a restart would not
 // repair what /readyz complains of. /readyz answers 200 while the worker can do
@@ -16,6 +20,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"sync"
 	"syscall"
 	"time"
 
@@ -32,37 +37,38 @@ const (
 	drainTimeout = 2 * time.Second
 )
 
-const index = `<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>attentive-relay</title>
-<h1>attentive-relay</h1>
-<ul>
-<li><a href="/metrics">/metrics</a>: metrics for Prometheus
-<li><a href="/livez">/livez</a>: the process serves
-<li><a href="/readyz">/readyz</a>: the worker can work, or why it cannot
-<li><a href="/debug/pprof/">/debug/pprof/</a>: profiles of the running process
-</ul>
-`
-
 // Server serves the ops address of one process.
 type Server struct {
 	addr     string
 	log      *slog.Logger
 	server   *http.Server
 	listener net.Listener
+	history  *history
 }
 
-// New returns a server for addr (host:port; port 0 takes a free one) that shows
-// what reg gathers. ready says whether the worker can work, and why not; it is
-// called for every request of /readyz, concurrently, and must be cheap.
-func New(addr string, reg prometheus.Gatherer, ready func() error, log *slog.Logger) *Server {
+// Config says what a Server shows.
+type Config struct {
+	// Address is host:port; port 0 takes a free one.
+	Address string
+	// Program is the name of the page.
+	Program string
+	Metrics prometheus.Gatherer
+	// Ready says whether the worker can work, and why not. It is called for every
+	// request of / and /readyz, concurrently, and must be cheap.
+	Ready func() error
+}
+
+// New returns a server that listens and serves nothing yet.
+func New(cfg Config, log *slog.Logger) *Server {
+	recent := &history{metrics: cfg.Metrics}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{
+	mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Metrics, promhttp.HandlerOpts{
 		ErrorLog:      slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		ErrorHandling: promhttp.ContinueOnError, // a broken metric must not hide the others
 	}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := ready(); err != nil {
+		if err := cfg.Ready(); err != nil {
 			text(w, http.StatusServiceUnavailable, "not ready: "+err.Error())
 			return
 		}
@@ -73,11 +79,8 @@ func New(addr string, reg prometheus.Gatherer, ready func() error, log *slog.Log
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		_, _ = io.WriteString(w, index) // the reader has gone: nobody to tell
-	})
-	return &Server{addr: addr, log: log, server: &http.Server{
+	mux.Handle("GET /{$}", newPage(cfg.Program, recent, cfg.Ready))
+	return &Server{addr: cfg.Address, log: log, history: recent, server: &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
@@ -117,6 +120,11 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 	}
 	s.log.InfoContext(ctx, "ops address open", "addr", s.Addr())
+	sampling, stop := context.WithCancel(ctx)
+	var samples sync.WaitGroup
+	samples.Go(func() { s.history.run(sampling) })
+	defer samples.Wait()
+	defer stop()
 	failed := make(chan error, 1)
 	go func() { failed <- s.server.Serve(s.listener) }()
 	select {

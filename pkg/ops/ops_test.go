@@ -19,7 +19,7 @@ import (
 // start runs a server on a free port until the test ends and returns its URL.
 func start(t *testing.T, reg prometheus.Gatherer, ready func() error) string {
 	t.Helper()
-	s := ops.New("127.0.0.1:0", reg, ready, slog.New(slog.DiscardHandler))
+	s := ops.New(ops.Config{Address: "127.0.0.1:0", Program: "worker", Metrics: reg, Ready: ready}, slog.New(slog.DiscardHandler))
 	if err := s.Listen(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +145,7 @@ func TestAddressInUse(t *testing.T) {
 	}
 	defer l.Close()
 	addr := l.Addr().String()
-	s := ops.New(addr, prometheus.NewRegistry(), isReady, slog.New(slog.DiscardHandler))
+	s := ops.New(ops.Config{Address: addr, Metrics: prometheus.NewRegistry(), Ready: isReady}, slog.New(slog.DiscardHandler))
 	for name, open := range map[string]func(context.Context) error{"Listen": s.Listen, "Run": s.Run} {
 		err := open(t.Context())
 		if err == nil {
@@ -162,7 +162,7 @@ func TestAddressInUse(t *testing.T) {
 func TestAddressUnusable(t *testing.T) {
 	t.Parallel()
 	for _, addr := range []string{"127.0.0.1:99999", "no port", "host.invalid:0"} {
-		s := ops.New(addr, prometheus.NewRegistry(), isReady, slog.New(slog.DiscardHandler))
+		s := ops.New(ops.Config{Address: addr, Metrics: prometheus.NewRegistry(), Ready: isReady}, slog.New(slog.DiscardHandler))
 		if err := s.Listen(t.Context()); err == nil || !strings.Contains(err.Error(), addr) {
 			t.Errorf("Listen on %q = %v, want an error that names it", addr, err)
 		}
@@ -176,7 +176,7 @@ func TestAddressUnusable(t *testing.T) {
 // what is left listening is nothing.
 func TestStopCutsALongProfile(t *testing.T) {
 	t.Parallel()
-	s := ops.New("127.0.0.1:0", prometheus.NewRegistry(), isReady, slog.New(slog.DiscardHandler))
+	s := ops.New(ops.Config{Address: "127.0.0.1:0", Metrics: prometheus.NewRegistry(), Ready: isReady}, slog.New(slog.DiscardHandler))
 	if err := s.Listen(t.Context()); err != nil {
 		t.Fatal(err)
 	}

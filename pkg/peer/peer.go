@@ -28,7 +28,7 @@ func remedy(program string) string {
 		return "apt-get install openssh-client"
 	case "prometheus", "promtool":
 		return "apt-get install prometheus"
-	case "shellcheck", "unzip", "python3":
+	case "shellcheck", "unzip", "python3", "chromium":
 		return "apt-get install " + program
 	case "versitygw":
 		return "go install github.com/versity/versitygw/cmd/versitygw@v1.8.0"

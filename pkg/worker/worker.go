@@ -138,7 +138,9 @@ func Run(ctx context.Context, p Program, opt Options) error {
 	if opt.OpsAddress != "" {
 		address = opt.OpsAddress
 	}
-	server := ops.New(address, prometheus.GathererFunc(r.gather), r.ready, log)
+	server := ops.New(ops.Config{
+		Address: address, Program: p.Name, Metrics: prometheus.GathererFunc(r.gather), Ready: r.ready,
+	}, log)
 	if err := server.Listen(ctx); err != nil {
 		return err
 	}
