@@ -80,10 +80,12 @@ func (v letterView) write(w io.Writer) {
 		{"attempts", fmt.Sprintf("%d, from %s to %s", v.Attempts, v.First.Format(time.RFC3339), v.Last.Format(time.RFC3339))},
 		{"origin", fmt.Sprintf("%s of stream %s, sequence %d", v.Subject, v.Stream, v.Sequence)},
 		{"worker", v.Worker},
-		{"edited by", orDash(v.EditedBy)},
+		{"edited by", v.EditedBy},
 		{"message", fmt.Sprintf("%d bytes", v.Bytes)},
 	} {
-		fmt.Fprintf(t, "%s\t%s\n", line[0], line[1])
+		if line != [2]string{"edited by", ""} {
+			fmt.Fprintf(t, "%s\t%s\n", line[0], line[1])
+		}
 	}
 	_ = t.Flush() // fails as w does
 	text, err := json.MarshalIndent(v.Message, "", "  ")
