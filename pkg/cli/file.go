@@ -31,7 +31,7 @@ type encoding struct {
 }
 
 func (e *encoding) flags(f *pflag.FlagSet) {
-	f.StringVar(&e.format, "format", "", "csv or ndjson (default: by the file's ending: .csv, .tsv, .ndjson, .jsonl)")
+	f.StringVar(&e.format, "format", "", "csv, ndjson or parquet (default: by the file's ending: .csv, .tsv, .ndjson, .jsonl, .parquet)")
 	f.StringVar(&e.compression, "compression", "", "none, gzip or zstd (default: by the file's ending: .gz, .zst)")
 	f.StringVar(&e.delimiter, "delimiter", "", "what stands between the columns of CSV (default: a comma; a tab in .tsv)")
 	f.StringVar(&e.charset, "encoding", "", "utf-8, utf-16le, utf-16be, iso-8859-1, iso-8859-15 or windows-1252 (default: utf-8, or utf-16 by its byte order mark)")
@@ -55,10 +55,12 @@ func (e *encoding) apply(s *attentivev1.Source, path string) error {
 		s.Format = attentivev1.Format_FORMAT_CSV
 	case "ndjson":
 		s.Format = attentivev1.Format_FORMAT_NDJSON
+	case "parquet":
+		s.Format = attentivev1.Format_FORMAT_PARQUET
 	case "":
-		return fmt.Errorf("file %q: its ending does not tell how it is written; use --format csv or --format ndjson", path)
+		return fmt.Errorf("file %q: its ending does not tell how it is written; use --format csv, ndjson or parquet", path)
 	default:
-		return fmt.Errorf("--format %q: use csv or ndjson", e.format)
+		return fmt.Errorf("--format %q: use csv, ndjson or parquet", e.format)
 	}
 	s.Delimiter = cmp.Or(e.delimiter, delimiter)
 	if e.charset == "" {
@@ -91,6 +93,8 @@ func told(path string) (format, compression, delimiter string) {
 		return "csv", compression, "\t"
 	case ".ndjson", ".jsonl":
 		return "ndjson", compression, ""
+	case ".parquet":
+		return "parquet", compression, ""
 	}
 	return "", compression, ""
 }

@@ -438,7 +438,7 @@ func TestSendRefusesBeforeAnythingIsPublished(t *testing.T) {
 		{"missing file", []string{"--group", filepath.Join(d.dir, "none.csv")}, 2, []string{"none.csv", "correct its path"}},
 		{"folder", []string{"--group", d.dir + ".csv/.."}, 2, []string{"use --format"}},
 		{"empty file", []string{"--group", d.write("empty.csv", "")}, 2, []string{"empty.csv", "is empty"}},
-		{"unknown ending", []string{"--group", d.write("a.xlsx", "PK")}, 2, []string{"a.xlsx", "use --format csv or --format ndjson"}},
+		{"unknown ending", []string{"--group", d.write("a.xlsx", "PK")}, 2, []string{"a.xlsx", "use --format csv, ndjson or parquet"}},
 		{"unknown format", []string{"--group", good, "--format", "parquet"}, 2, []string{`--format "parquet": use csv or ndjson`}},
 		{"unknown compression", []string{"--group", good, "--compression", "zip"}, 2, []string{`--compression "zip": use none, gzip or zstd`}},
 		{"delimiter", []string{"--group", good, "--delimiter", "||"}, 2, []string{"delimiter"}},

@@ -2,7 +2,9 @@
 //
 // A Reader hands out one row at a time and holds one block of the source, so its
 // memory does not grow with the source: 256 KiB, four times that once a row is
-// longer, and at most 16 MiB for decompression.
+// longer, and at most 16 MiB for decompression. Parquet, which is read from its end,
+// is kept in an encrypted temporary file, and takes the memory of a page of each
+// column in use.
 //
 // The rows of a source count only together. A compressed source that was cut
 // short, a digest that does not match and an object that was damaged are found at
@@ -104,10 +106,6 @@ func New(cfg Config) (*Opener, error) {
 // Reader ends with ctx; the caller closes it.
 func (o *Opener) Open(ctx context.Context, s *attentivev1.Source) (*Reader, error) {
 	name := describe(s)
-	if s.GetFormat() == attentivev1.Format_FORMAT_PARQUET {
-		return nil, fault.Permanentf(fault.SourceUnreadable,
-			"read %s: format Parquet is not supported yet; send CSV or NDJSON", name)
-	}
 	raw, size, err := o.locate(ctx, s, name)
 	if err != nil {
 		return nil, err
@@ -197,14 +195,14 @@ const (
 	Empty Kind = iota
 	// String is text. All values of CSV are Empty or String.
 	String
-	// Number is a number of NDJSON, in its own spelling.
+	// Number is a number of NDJSON, in its own spelling, or of Parquet.
 	Number
-	// Boolean is true or false of NDJSON.
+	// Boolean is true or false of NDJSON or Parquet.
 	Boolean
 )
 
 // Value is one column of a row. Text is empty exactly when Kind is Empty. It is as
-// the source has it; in CSV it need not be valid UTF-8.
+// the source has it, of Parquet as package parquet writes it; in CSV it need not be valid UTF-8.
 type Value struct {
 	Text []byte
 	Kind Kind
@@ -264,6 +262,12 @@ func (r *Reader) begin(s *attentivev1.Source) error {
 	if s.GetCompression() != attentivev1.Compression_COMPRESSION_UNSPECIFIED {
 		plain = bounded(plain, r.limits.Bytes, r.name)
 	}
+	if s.GetFormat() == attentivev1.Format_FORMAT_PARQUET {
+		if r.decoder, err = r.newTable(plain); err != nil {
+			return r.classify(err)
+		}
+		return nil
+	}
 	if plain, err = r.decodeText(plain, s.GetEncoding()); err != nil {
 		return err
 	}
@@ -278,7 +282,7 @@ func (r *Reader) begin(s *attentivev1.Source) error {
 	case attentivev1.Format_FORMAT_NDJSON:
 		r.decoder = newNDJSON(plain)
 	default:
-		return fault.Permanentf(fault.InvalidMessage, "read %s: it has no format this worker knows; set CSV or NDJSON", r.name)
+		return fault.Permanentf(fault.InvalidMessage, "read %s: it has no format this worker knows; set CSV, NDJSON or Parquet", r.name)
 	}
 	if err != nil {
 		return r.classify(err)
@@ -286,16 +290,22 @@ func (r *Reader) begin(s *attentivev1.Source) error {
 	return nil
 }
 
-// Columns names the columns by index: of CSV all of them, of NDJSON those of the
+// Columns names the columns by index: of CSV all of them, of Parquet all that are
+// neither nested nor repeated, of NDJSON those of the
 // rows read so far and those asked for by Column.
 func (r *Reader) Columns() []string { return slices.Clone(r.decoder.columns()) }
 
-// Column returns the index of a column in Row.Values. A CSV source without it is
-// at fault (ColumnMissing); rows of an NDJSON source that lack the key have an
-// empty value.
+// Column returns the index of a column in Row.Values. A source of CSV or Parquet
+// without it is at fault (ColumnMissing); rows of an NDJSON source that lack the key
+// have an empty value. Columns of Parquet must be asked for before the first row:
+// the others are not read and stay empty.
 func (r *Reader) Column(name string) (int, error) {
 	if i := r.decoder.column(name); i >= 0 {
 		return i, nil
+	}
+	if t, ok := r.decoder.(*tableReader); ok && t.file.PassedOver(name) {
+		return 0, fault.Permanentf(fault.ColumnMissing,
+			"read %s: column %q is nested, repeated or of a type without text; only flat columns are read", r.name, name)
 	}
 	// The columns are counted, not listed: without a row of names they would be
 	// somebody's data.

@@ -200,7 +200,6 @@ func TestOpenFaults(t *testing.T) {
 		reason fault.Reason
 		says   []string
 	}{
-		{"Parquet", &attentivev1.Source{Location: &attentivev1.Source_Object{Object: "x.parquet"}, Format: table}, fault.SourceUnreadable, []string{`object "x.parquet"`, "Parquet", "not supported"}},
 		{"no format", &attentivev1.Source{Location: &attentivev1.Source_Inline{Inline: []byte("a")}}, fault.InvalidMessage, []string{"format"}},
 		{"no location", &attentivev1.Source{Format: csvs}, fault.InvalidMessage, []string{"location"}},
 	}

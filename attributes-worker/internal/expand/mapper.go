@@ -129,7 +129,11 @@ func (m *mapper) bindAll() error {
 		if utf8.RuneCountInString(names[i]) > maxAttributeName {
 			return fault.Permanentf(fault.InvalidProfile, "column %d has a name of more than %d characters, which no attribute may have: name the attributes in the template", i+1, maxAttributeName)
 		}
-		m.attributes = append(m.attributes, column{index: i, name: names[i], typ: config.String})
+		index, err := m.reader.Column(names[i])
+		if err != nil {
+			return err
+		}
+		m.attributes = append(m.attributes, column{index: index, name: names[i], typ: config.String})
 	}
 	m.bound = len(names)
 	return nil
