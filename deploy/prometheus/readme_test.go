@@ -40,7 +40,7 @@ func TestRunbook(t *testing.T) {
 		entry      string // what begins an entry
 	}{
 		{"alerts", alerts, "## Alerts", "## The broker", `(?m)^### (\w+)$`},
-		{"panels", titles, "## The dashboard", "## Alerts", `(?m)^\| ([^|]+?) \| [^|]*\?`},
+		{"panels", titles, "## The dashboards", "## Alerts", `(?m)^\| ([^|]+?) \| [^|]*\?`},
 		{"reasons of blocks", reasons, "### RelayBlocked", "### RelayDeadLetters", "(?m)^\\| `([a-z_]+)` \\|"},
 	} {
 		t.Run(part.name, func(t *testing.T) {

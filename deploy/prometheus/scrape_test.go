@@ -27,9 +27,12 @@ import (
 // asked again when something is wrong.
 func quiet() map[string]string {
 	return map[string]string{
-		"Blocks":           "nothing is blocked",
-		"New dead letters": "nothing was dead-lettered in the last hour",
-		"PGP keys":         "the sandbox's key never expires",
+		"Blocks":                            "nothing is blocked",
+		"Why not":                           "nothing is stopped",
+		"New dead letters":                  "nothing was dead-lettered in the last hour",
+		"Letters of the last day by reason": "nothing was dead-lettered",
+		"PGP keys":                          "the sandbox's key never expires",
+		"First PGP key expires in":          "the sandbox's key never expires",
 	}
 }
 

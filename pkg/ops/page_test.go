@@ -20,8 +20,7 @@ import (
 type worker struct {
 	*metrics.Metrics
 
-	reg     *prometheus.Registry
-	reading atomic.Pointer[metrics.Reading]
+	reg *prometheus.Registry
 }
 
 // newWorker returns one whose queues are empty.

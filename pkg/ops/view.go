@@ -123,8 +123,11 @@ func (s series) has(pairs []string) bool {
 // look makes the page of what is now, and of what h has kept.
 func look(program string, now sample, h *history, ready error) view {
 	before := h.before(now, time.Minute)
-	v := view{Program: program, At: now.at, Measured: before.at.Before(now.at),
-		Minute: now.at.Sub(before.at) > time.Minute-2*sampleEvery}
+	v := view{
+		Program: program, At: now.at,
+		Measured: before.at.Before(now.at),
+		Minute:   now.at.Sub(before.at) > time.Minute-2*sampleEvery,
+	}
 	rate := func(metric string, pairs ...string) float64 { return perMinute(now, before, metric, pairs...) }
 	for _, s := range now.values["relay_build_info"] {
 		v.Build = build(s.labels["version"], s.labels["revision"])
