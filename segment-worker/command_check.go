@@ -31,14 +31,14 @@ func check(ctx context.Context, cfg *config.Config) iter.Seq[cli.Trial] {
 				return
 			}
 			credential, _ := cfg.Credential(d.Credential)
-			place := d.Credential + " " + d.Segment.RemoteFolder
+			place := fmt.Sprintf("%s %s %s", d.Credential, d.Segment.RemoteFolder, d.Segment.Rename)
 			if tried[place] || refused[d.Credential] {
 				continue // a password refused once is not sent again: servers lock accounts
 			}
 			tried[place] = true
 			c := remoteConfig(*credential.SFTP)
 			c.Folder = d.Segment.RemoteFolder
-			for _, trial := range checkFolder(ctx, "credential "+d.Credential, c) {
+			for _, trial := range checkFolder(ctx, "credential "+d.Credential, c, d.Segment.Rename) {
 				refused[d.Credential] = refused[d.Credential] || trial.Step == logIn && trial.Outcome == cli.Failed
 				if !yield(trial) {
 					return
@@ -76,7 +76,7 @@ const logIn = "log in"
 
 // checkFolder logs in, which proves host and host key too, and publishes and
 // removes a file.
-func checkFolder(ctx context.Context, subject string, c remote.Config) []cli.Trial {
+func checkFolder(ctx context.Context, subject string, c remote.Config, rename config.Rename) []cli.Trial {
 	trial := func(step, detail string, err error) cli.Trial {
 		if err != nil {
 			return cli.Trial{Outcome: cli.Failed, Subject: subject, Step: step, Detail: err.Error()}
@@ -94,11 +94,15 @@ func checkFolder(ctx context.Context, subject string, c remote.Config) []cli.Tri
 	if err != nil {
 		return trials
 	}
-	return append(trials, trial("write and rename", "a file in "+c.Folder+" was written, renamed and removed", publishNothing(ctx, session)))
+	step, done := "write and rename", "written, renamed and removed"
+	if rename == config.RenameNone {
+		step, done = "write", "written and removed"
+	}
+	return append(trials, trial(step, "a file in "+c.Folder+" was "+done, publishNothing(ctx, session, rename)))
 }
 
 // publishNothing writes a file, renames it as publishing does, and removes it.
-func publishNothing(ctx context.Context, session *remote.Session) (err error) {
+func publishNothing(ctx context.Context, session *remote.Session, rename config.Rename) (err error) {
 	name := ".relay-check-" + uuid.NewString()
 	renamed := name + "-renamed"
 	defer func() {
@@ -112,6 +116,12 @@ func publishNothing(ctx context.Context, session *remote.Session) (err error) {
 	}()
 	if _, err := session.Put(ctx, name, strings.NewReader("written by the command check; may be removed\n")); err != nil {
 		return err
+	}
+	switch rename {
+	case config.RenameNone:
+		return nil
+	case config.RenamePosix:
+		return session.PosixRename(ctx, name, renamed)
 	}
 	return session.Rename(ctx, name, renamed)
 }

@@ -52,7 +52,7 @@ func segmentSettings(t *testing.T) (custom, overridden, plain *config.SegmentSet
 	}
 	pgp := &config.PGP{Keys: []string{"testdata/keys/recipient.asc"}, Armor: true, Suffix: ".asc"}
 	custom = &config.SegmentSettings{
-		ClientDomain: "acme.example", RemoteFolder: "in/box", Identifier: config.Email, PGP: pgp,
+		ClientDomain: "acme.example", RemoteFolder: "in/box", Rename: config.RenamePosix, Identifier: config.Email, PGP: pgp,
 		File: config.FileFormat{
 			Delimiter: ';', Escape: '\\', Quote: config.QuoteNonNumeric, LineEnd: "\r\n", Header: true, RowNumber: true,
 		},
@@ -60,13 +60,13 @@ func segmentSettings(t *testing.T) (custom, overridden, plain *config.SegmentSet
 		SplitRows: 1000, SplitMegabytes: 20, RejectShare: 0.25, TimeZone: newYork, Guards: config.Guards{Shrink: 0.9},
 	}
 	overridden = &config.SegmentSettings{
-		ClientDomain: "acme.phones", RemoteFolder: "in/box", Identifier: config.Phone, PGP: pgp,
+		ClientDomain: "acme.phones", RemoteFolder: "in/box", Rename: config.RenamePosix, Identifier: config.Phone, PGP: pgp,
 		File:        config.FileFormat{Delimiter: ',', Escape: '^', Quote: config.QuoteSpecial, LineEnd: "\n"},
 		Compression: config.NoCompression, RemoveOlder: true, RejectedValues: config.Masked,
 		SplitRows: 2000, SplitMegabytes: 30, RejectShare: 0.3, TimeZone: time.UTC, Guards: config.Guards{Shrink: 0.4},
 	}
 	plain = &config.SegmentSettings{
-		ClientDomain: "acme", RemoteFolder: "/uploads", Identifier: config.Phone,
+		ClientDomain: "acme", RemoteFolder: "/uploads", Rename: config.RenamePlain, Identifier: config.Phone,
 		File:        config.FileFormat{Delimiter: ',', Quote: config.QuoteSpecial, LineEnd: "\n"},
 		Compression: config.NoCompression, RemoveOlder: true, RejectedValues: config.Masked,
 		SplitRows: 500_000, RejectShare: 0.1, TimeZone: time.UTC, Guards: config.Guards{Shrink: 0.5},

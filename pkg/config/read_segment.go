@@ -41,6 +41,10 @@ func readSegmentSettings(m *mapping) (*SegmentSettings, templateReader) {
 	required("identifier", "write phone or email: what the files hold")
 	result := readFileSettings(s, defaultSegment)
 	result.RemoteFolder = get(s, "remote_folder", "/uploads", readFolder)
+	result.Rename = get(s, "rename", RenamePlain, choice(RenamePlain, RenamePosix, RenameNone))
+	if v, ok := s.lookup("rename"); ok && result.Rename == RenameNone {
+		v.warn("is none: files can be seen while they are written", "use plain or posix, if the receiver allows it")
+	}
 	result.PGP = get(s, "pgp", nil, readPGP)
 	templates := templateReader{
 		plugin:   PluginSegments,

@@ -178,7 +178,7 @@ func TestOverrides(t *testing.T) {
 	var want []string
 	for _, r := range readme(t)["Destinations of plugin attentive"] {
 		key, ok := strings.CutPrefix(r.key, "settings.")
-		if ok && key != "remote_folder" && !strings.HasPrefix(key, "pgp.") {
+		if ok && key != "remote_folder" && key != "rename" && !strings.HasPrefix(key, "pgp.") {
 			want = append(want, strings.TrimSuffix(key, ".shrink"))
 		}
 	}

@@ -9,6 +9,9 @@ type SegmentSettings struct {
 	// RemoteFolder is where files are put. Default /uploads. A template does not
 	// override it.
 	RemoteFolder string
+	// Rename says how files get their final names. Default RenamePlain. A template
+	// does not override it.
+	Rename Rename
 	// PGP is nil when files are not encrypted. A template does not override it.
 	PGP *PGP
 	// ClientDomain begins every file name: letters, digits, dots and hyphens.
@@ -96,6 +99,19 @@ const (
 	Masked RejectedValues = "masked"
 	// Full keeps them as the source has them.
 	Full RejectedValues = "full"
+)
+
+// Rename says how files get their final names.
+type Rename string
+
+// The ways to name files.
+const (
+	// RenamePlain is the request of the protocol itself.
+	RenamePlain Rename = "plain"
+	// RenamePosix is the extension posix-rename@openssh.com.
+	RenamePosix Rename = "posix"
+	// RenameNone writes them under their final names.
+	RenameNone Rename = "none"
 )
 
 // PGP says for whom files are encrypted.

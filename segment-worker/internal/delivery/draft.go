@@ -97,7 +97,7 @@ func (k *keptFile) Close() error {
 	}
 	if t, _ := parseTemporary(k.file.Temporary); t.epoch != u.run.Tenure.Epoch() {
 		name := u.newName()
-		if err := u.session.Rename(k.ctx, k.file.Temporary, name); err != nil {
+		if err := u.move(k.ctx, u.session, k.file.Temporary, name); err != nil {
 			return err
 		}
 		k.file.Temporary = name
@@ -142,7 +142,7 @@ func (u *upload) abandon(ctx context.Context, err error) {
 // something is in the way, nothing is left lying there: it may be the space.
 func (u *upload) keeps(err error) bool {
 	class := fault.ClassOf(err)
-	return !u.stale && (class == fault.Retryable || class == fault.Interrupted || !u.session.Alive())
+	return !u.stale && !u.checking && (class == fault.Retryable || class == fault.Interrupted || !u.session.Alive())
 }
 
 // remember enters what is kept in the ledger, while the job is ours.

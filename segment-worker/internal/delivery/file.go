@@ -21,6 +21,7 @@ type remoteFile struct {
 	cipher io.WriteCloser // nil: it is not encrypted
 	stream *stream.Writer
 	sum    checksum // of what was written
+	bytes  int64    // that the receiver has, once it has all
 	put    chan putResult
 }
 
@@ -32,10 +33,22 @@ type putResult struct {
 // create begins a file, unless it lies there whole.
 func (l *list) create(ctx context.Context, at slot) (io.WriteCloser, error) {
 	u := l.upload
+	switch {
+	case u.direct != nil:
+		return l.createFinal(ctx, at)
+	case u.checking:
+		return &checkedFile{upload: u, slot: at}, nil
+	}
 	if f, ok := u.whole[at]; ok {
 		return &keptFile{ctx: ctx, upload: u, file: f}, nil
 	}
-	f := &remoteFile{list: l, slot: at, name: u.newName(), put: make(chan putResult, 1)}
+	return l.begin(ctx, at, u.newName())
+}
+
+// begin starts the upload of a file.
+func (l *list) begin(ctx context.Context, at slot, name string) (*remoteFile, error) {
+	u := l.upload
+	f := &remoteFile{list: l, slot: at, name: name, put: make(chan putResult, 1)}
 	reader, writer := stream.New(ctx)
 	f.stream = writer
 	l.open = f
@@ -97,7 +110,10 @@ func (f *remoteFile) Close() error {
 	}
 	u := f.list.upload
 	f.list.open = nil
-	u.files = append(u.files, file{slot: f.slot, Temporary: f.name, Bytes: put.bytes, Plain: f.sum})
+	f.bytes = put.bytes
+	if u.direct == nil {
+		u.files = append(u.files, file{slot: f.slot, Temporary: f.name, Bytes: put.bytes, Plain: f.sum})
+	}
 	u.Metrics.Bytes(u.Destination.ID, metrics.Plain).Add(float64(f.sum.Bytes))
 	u.Metrics.Bytes(u.Destination.ID, metrics.Uploaded).Add(float64(put.bytes))
 	return nil

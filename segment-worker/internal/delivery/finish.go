@@ -29,10 +29,13 @@ func (d *Delivery) finish(ctx context.Context, r *Run, session *remote.Session) 
 	if _, err := session.List(ctx); err != nil {
 		return err
 	}
-	for i := range p.Files {
-		if err := d.rename(ctx, r, session, p, i); err != nil {
-			return err
-		}
+	if p.Direct {
+		err = d.write(ctx, r, session, p)
+	} else {
+		err = d.renameAll(ctx, r, session, p)
+	}
+	if err != nil {
+		return err
 	}
 	if p.SuccessFiles {
 		for _, f := range p.Files {
@@ -55,6 +58,15 @@ func (d *Delivery) finish(ctx context.Context, r *Run, session *remote.Session) 
 		return err
 	}
 	d.Metrics.Rows(contract.Segment, d.Destination.ID, metrics.Sent).Add(float64(entry.Progress.GetRowsSent()))
+	return nil
+}
+
+func (d *Delivery) renameAll(ctx context.Context, r *Run, session *remote.Session, p *publication) error {
+	for i := range p.Files {
+		if err := d.rename(ctx, r, session, p, i); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -48,7 +48,7 @@ func (d *Delivery) resume(ctx context.Context, r *Run) (finished bool, err error
 	if err != nil {
 		return false, err
 	}
-	if p.Place == d.here() || len(p.Files) == 0 {
+	if p.Place == d.here() || len(p.Files) == 0 || p.Direct { // what is not written yet goes to the new place
 		return true, d.connected(ctx, d.Remote, func(s *remote.Session) error { return d.finish(ctx, r, s) })
 	}
 	err = d.connected(ctx, d.Remote, func(s *remote.Session) error {

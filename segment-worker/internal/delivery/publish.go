@@ -11,6 +11,7 @@ import (
 
 	attentivev1 "attentive.internal/proto/attentive/v1"
 
+	"attentive.internal/pkg/config"
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/ledger"
 	"attentive.internal/segment-worker/internal/compress"
@@ -27,6 +28,8 @@ type file struct {
 	// Bytes that lie at the receiver, and what they were before encryption.
 	Bytes int64    `json:"bytes"`
 	Plain checksum `json:"plain"`
+	// Whole: it was written under its final name, of a publication without renames.
+	Whole bool `json:"whole,omitempty"`
 }
 
 // slot is a file's place among those of a job.
@@ -50,6 +53,10 @@ type publication struct {
 	SuccessFiles bool `json:"success_files,omitempty"`
 	// RemoveOlder has files removed that the job replaces and that still lie there.
 	RemoveOlder bool `json:"remove_older,omitempty"`
+	// Direct has files written under their final names, once they were checked;
+	// Begun says that one may lie there in part.
+	Direct bool `json:"direct,omitempty"`
+	Begun  bool `json:"begun,omitempty"`
 	// Rows of each segment.
 	Rows map[string]uint64 `json:"rows"`
 	// Renumbered counts how often a number turned out to be taken.
@@ -80,6 +87,7 @@ func (u *upload) commit(ctx context.Context, warnings []string) error {
 		Files:        u.files,
 		SuccessFiles: u.settings.SuccessFile,
 		RemoveOlder:  u.settings.RemoveOlder,
+		Direct:       u.checking,
 		Rows:         u.rows,
 	}
 	if err := u.number(ctx, u.run.Job.GetId(), p, 0); err != nil {
@@ -177,7 +185,7 @@ func (d *Delivery) renameOnce(ctx context.Context, r *Run, session *remote.Sessi
 	if !r.Tenure.Allows(d.CallTimeout) {
 		return fault.Interruptedf("publish: the lease would end before the time-out of a rename")
 	}
-	err := session.Rename(ctx, f.Temporary, f.Final)
+	err := d.move(ctx, session, f.Temporary, f.Final)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil // renamed before
@@ -187,6 +195,19 @@ func (d *Delivery) renameOnce(ctx context.Context, r *Run, session *remote.Sessi
 	// A job half published must not be given up, so this waits for an operator.
 	return fault.Blockedf(fault.ScopeDestination, fault.Misconfigured,
 		"%w; the files are uploaded and wait to be renamed: ask the receiver for the right to rename", err)
+}
+
+// move renames as the receiver wants it, and replaces nothing.
+func (d *Delivery) move(ctx context.Context, session *remote.Session, from, to string) error {
+	if d.Destination.Segment.Rename != config.RenamePosix {
+		return session.Rename(ctx, from, to)
+	}
+	if _, err := session.Stat(ctx, to); err == nil {
+		return fs.ErrExist
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return session.PosixRename(ctx, from, to)
 }
 
 // complete ends a rename that the server has done by half, and reports whether

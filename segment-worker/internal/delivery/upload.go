@@ -33,6 +33,9 @@ type upload struct {
 	recipients *pgp.Recipients // nil: files are not encrypted
 	rejects    *reject.Writer
 
+	checking bool         // nothing is uploaded: there are no temporary names
+	direct   *publication // what is written under final names; nil in the first phase
+
 	created    []string          // temporary names of files that may be there
 	memory     int64             // to tell the people of one segment apart; zero for the default
 	order      []string          // names of the segments as they came
@@ -101,6 +104,9 @@ func (u *upload) segment(ctx context.Context, t config.Template, s segment) erro
 // show counts rows as read when they are, not at the end: that a job goes on is
 // to be seen while it does.
 func (u *upload) show(read uint64) {
+	if u.direct != nil {
+		return // they were shown when they were checked
+	}
 	u.Metrics.Rows(contract.Segment, u.Destination.ID, metrics.Read).Add(float64(read - u.shown))
 	u.shown = read
 }
@@ -130,6 +136,9 @@ func (u *upload) source(ctx context.Context, i int, read func(*source.Reader, re
 // ticking runs work and tells upstream meanwhile how far it is, by the rows read
 // on top of those of finished segments.
 func (u *upload) ticking(ctx context.Context, read func() uint64, work func() error) error {
+	if u.direct != nil {
+		return work() // which uses u.run itself
+	}
 	ctx, stop := context.WithCancel(ctx)
 	var ticking sync.WaitGroup
 	ticking.Go(func() { u.tick(ctx, read) })
@@ -163,6 +172,9 @@ type refused struct {
 
 // Reject implements what package audience asks for.
 func (r refused) Reject(row uint64, reason identifier.Reject, raw []byte) error {
+	if r.rejects == nil {
+		return nil // kept when the source was read first
+	}
 	return r.rejects.Add(r.ctx, reject.Row{Group: r.group, Number: row, Reason: string(reason), Value: raw})
 }
 

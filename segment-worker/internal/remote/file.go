@@ -154,6 +154,14 @@ func (s *Session) Rename(ctx context.Context, from, to string) error {
 	})
 }
 
+// PosixRename gives a file its new name by posix-rename@openssh.com, which is
+// atomic and replaces what has that name. A server that does not know it answers
+// errors.ErrUnsupported. Otherwise its errors are those of Rename.
+func (s *Session) PosixRename(ctx context.Context, from, to string) error {
+	what := fmt.Sprintf("posix-rename %q to %q", from, to)
+	return s.exchange(ctx, what, func(*watch) error { return s.sftp.PosixRename(s.path(from), s.path(to)) })
+}
+
 // Stat describes a file. One that does not exist is fs.ErrNotExist.
 func (s *Session) Stat(ctx context.Context, name string) (info fs.FileInfo, err error) {
 	err = s.exchange(ctx, fmt.Sprintf("stat %q", name), func(*watch) error {
