@@ -77,6 +77,9 @@ func TestEveryOperationFails(t *testing.T) {
 		sftptest.OpOpen, sftptest.OpWrite, sftptest.OpClose, sftptest.OpStat,
 		sftptest.OpOpen, sftptest.OpWrite, sftptest.OpClose, sftptest.OpStat,
 		sftptest.OpList, sftptest.OpList, sftptest.OpRename, sftptest.OpRename,
+		sftptest.OpStat, sftptest.OpOpen, sftptest.OpClose, sftptest.OpStat, // success files
+		sftptest.OpStat, sftptest.OpOpen, sftptest.OpClose, sftptest.OpStat,
+		sftptest.OpStat, sftptest.OpRemove, sftptest.OpRemove, sftptest.OpStat, // an older file, and its success file, which is not there
 	}
 	if diff := cmp.Diff(want, calm.asked); diff != "" {
 		t.Fatalf("operations of an undisturbed delivery (-want +got):\n%s", diff)
@@ -181,7 +184,9 @@ func (s *story) tell(misfortunes []misfortune) {
 	if deadly {
 		s.lease = impatient
 	}
+	s.settings += ", success_file: true"
 	s.expose(trip)
+	s.precede()
 	s.afflict(misfortunes)
 	id, end := s.begin()
 	if deadly {
@@ -203,6 +208,29 @@ func (s *story) expose(trip queuetest.Trip) {
 	}
 	s.url = s.wire.URL
 	s.configure()
+}
+
+// olderFile is one of the list before, which the receiver has not taken yet.
+const olderFile = "older.csv.pgp"
+
+// precede has an older job leave a file at the receiver.
+func (s *story) precede() {
+	s.t.Helper()
+	content := []byte("the list before")
+	if err := os.WriteFile(s.sftp.Path(s.folder+"/"+olderFile), content, 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	kv, err := s.conn.JS.KeyValue(s.t.Context(), broker.BucketFiles)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	err = baseline.New(kv).Record(s.t.Context(), s.destinations[0], "AG1", baseline.Success{
+		JobID: "before", Rows: 100, Place: fmt.Sprintf("%s@%s:%d:%s", s.sftp.User, s.place.host, s.port, s.folder),
+		Files: []baseline.File{{Name: olderFile, Bytes: int64(len(content))}},
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // begin has a worker deliver a job. end waits for its success, and looks at what
@@ -297,7 +325,7 @@ func (s *story) afflict(misfortunes []misfortune) {
 		s.sftp.Drop()
 	}
 	s.sftp.Intercept(func(op sftptest.Op, name string) error {
-		if op == sftptest.OpOpen && !strings.HasPrefix(path.Base(name), ".") {
+		if op == sftptest.OpOpen && !strings.HasPrefix(path.Base(name), ".") && !strings.HasSuffix(name, ".DONE") {
 			s.t.Errorf("%s is written under its final name", name)
 		}
 		s.mu.Lock()
@@ -332,7 +360,7 @@ func (s *story) arrive() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name, content := range s.files() {
-		if strings.HasPrefix(name, ".") || s.published[name] != "" && !s.takes {
+		if strings.HasPrefix(name, ".") || strings.HasSuffix(name, ".DONE") || name == olderFile || s.published[name] != "" && !s.takes {
 			continue
 		}
 		s.times++
@@ -429,9 +457,16 @@ func (s *story) checkKept(id string) {
 func (s *story) check(id string, changes func() map[ledger.State]int) {
 	s.t.Helper()
 	s.checkPublished(id)
-	for f := range s.files() {
-		if strings.HasPrefix(f, ".") {
+	left := s.files()
+	for f := range left {
+		refused := strings.Contains(s.log.String(), "older file of the segment cannot be removed")
+		if strings.HasPrefix(f, ".") || f == olderFile && !refused {
 			s.t.Errorf("%s is left", f)
+		}
+	}
+	for f := range s.published {
+		if _, ok := left[f+".DONE"]; !ok && !s.takes {
+			s.t.Errorf("%s has no success file", f)
 		}
 	}
 	if n := changes()[ledger.Succeeded]; n != 1 {
