@@ -35,14 +35,12 @@ func text(t *testing.T, f config.FileFormat, segment string, ids []string) (file
 	}
 	b := rows.Begin(nil)
 	for _, id := range ids {
-		if strings.HasPrefix(id, "+") {
-			b, ok = rows.Phone(b, []byte(id)), true
-		} else {
-			b, ok = rows.Text(b, []byte(id))
+		if digits, ok := strings.CutPrefix(id, "+"); ok && strings.Trim(digits, "0123456789") == "" {
+			b = rows.Phone(b, []byte(id))
+		} else if b, ok = rows.Text(b, []byte(id)); !ok {
+			continue
 		}
-		if ok {
-			written = append(written, id)
-		}
+		written = append(written, id)
 	}
 	return string(b), written, true
 }
