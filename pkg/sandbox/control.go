@@ -34,6 +34,7 @@ func (s *Sandbox) routes() http.Handler {
 		"GET /_sandbox/sftp":                              s.viewSFTP,
 		"PUT /_sandbox/sftp":                              s.misbehave,
 		"PUT /_sandbox/ingest":                            s.setPolicy,
+		"PUT /_sandbox/bulk":                              s.setBulk,
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, 1<<20)
@@ -190,4 +191,12 @@ func (s *Sandbox) setPolicy(r *http.Request) (any, error) {
 	}
 	s.files.SetPolicy(policy)
 	return change, nil
+}
+
+func (s *Sandbox) setBulk(r *http.Request) (any, error) {
+	var policy api.BulkPolicy
+	if err := read(r, &policy); err != nil {
+		return nil, err
+	}
+	return policy, s.api.SetBulk(policy)
 }

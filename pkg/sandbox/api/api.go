@@ -1,5 +1,5 @@
-// Package api plays Attentive's HTTP API: custom attributes, subscriptions and
-// /v1/me, with the checks, scopes, limits and answers that Attentive publishes,
+// Package api plays Attentive's HTTP API: custom attributes, one by one and in
+// bulk, subscriptions and /v1/me, with the checks, scopes, limits and answers that Attentive publishes,
 // and the subscribers that follow from the calls.
 //
 // The order of one call: it is recorded on arrival; it takes a place in the
@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,6 +36,8 @@ const (
 	GetSubscriptions Endpoint = "GET /v1/subscriptions"
 	Unsubscribe      Endpoint = "POST /v1/subscriptions/unsubscribe"
 	Me               Endpoint = "GET /v1/me"
+	BulkAttributes   Endpoint = "POST /v2/bulk/user/attributes"
+	BulkStatus       Endpoint = "GET /v2/bulk/job/{id}"
 )
 
 // Scopes of a key. ScopeSubscriptions includes ScopeReadSubscriptions: Attentive
@@ -47,16 +50,27 @@ const (
 
 // publishedLimits are the calls per second and key.
 func publishedLimits() map[Endpoint]int {
-	return map[Endpoint]int{SetAttributes: 150, GetAttributes: 150, Subscribe: 10, GetSubscriptions: 150, Unsubscribe: 5, Me: 150}
+	return map[Endpoint]int{
+		SetAttributes: 150, GetAttributes: 150, Subscribe: 10, GetSubscriptions: 150, Unsubscribe: 5, Me: 150,
+		BulkAttributes: 100, BulkStatus: 100,
+	}
 }
 
 // exists says whether the API has that endpoint.
 func (e Endpoint) exists() bool {
 	switch e {
-	case SetAttributes, GetAttributes, Subscribe, GetSubscriptions, Unsubscribe, Me:
+	case SetAttributes, GetAttributes, Subscribe, GetSubscriptions, Unsubscribe, Me, BulkAttributes, BulkStatus:
 		return true
 	}
 	return false
+}
+
+// endpointOf returns the endpoint that a request calls.
+func endpointOf(r *http.Request) Endpoint {
+	if r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, bulkPath) {
+		return BulkStatus
+	}
+	return Endpoint(r.Method + " " + r.URL.Path)
 }
 
 // permits says whether a key with these scopes may call the endpoint.
@@ -66,6 +80,8 @@ func (e Endpoint) permits(scopes []string) bool {
 		return slices.Contains(scopes, ScopeAttributes)
 	case Subscribe, Unsubscribe:
 		return slices.Contains(scopes, ScopeSubscriptions)
+	case BulkAttributes:
+		return slices.Contains(scopes, ScopeAttributes) && slices.Contains(scopes, ScopeSubscriptions)
 	case GetSubscriptions:
 		return slices.Contains(scopes, ScopeReadSubscriptions) || slices.Contains(scopes, ScopeSubscriptions)
 	}
@@ -132,10 +148,12 @@ type Server struct {
 	limits   *limiter
 	faults   *faultList
 	arrivals *arrivalLog
+	started  time.Time
 	stopping chan struct{} // closed by Serve when it ends: no call waits any longer
 
-	mu    sync.Mutex // guards state, and the order of the journal
+	mu    sync.Mutex // guards state and bulk, and the order of the journal
 	state *state
+	bulk  bulkState
 }
 
 // Open reads the journal and returns a Server that serves nothing yet. It must
@@ -169,8 +187,10 @@ func Open(cfg Config) (*Server, error) {
 		limits:   newLimiter(cfg.Limits),
 		faults:   newFaultList(cfg.Seed),
 		arrivals: newArrivalLog(cfg.ArrivalLog),
+		started:  time.Now(),
 		stopping: make(chan struct{}),
 		state:    newState(cfg.Attributes, 10*cfg.ArrivalLog),
+		bulk:     bulkState{policy: defaultBulkPolicy(), jobs: make(map[string]*bulkJob)},
 	}
 	if s.journal, err = journal.Open(cfg.Journal, s.state.replay); err != nil {
 		return nil, fmt.Errorf("open sandbox api: %w", err)

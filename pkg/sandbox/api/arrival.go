@@ -22,6 +22,8 @@ type Arrival struct {
 	Body       [sha256.Size]byte `json:"-"`
 	Who        []Identity        `json:"who,omitempty"`
 	Attributes map[string]string `json:"attributes,omitempty"`
+	// Users are the rows of a batch; Who is all of theirs.
+	Users []User `json:"users,omitempty"`
 	// Status is what was answered: 0 while it is being worked on, and for a
 	// connection that was cut.
 	Status int `json:"status"`
@@ -90,7 +92,8 @@ func (l *arrivalLog) add(a Arrival) uint64 {
 	if l.keep == 0 {
 		return a.Seq
 	}
-	if b := (body{a.Endpoint, a.Body}); a.Endpoint == SetAttributes || a.Endpoint == Subscribe || a.Endpoint == Unsubscribe {
+	if b := (body{a.Endpoint, a.Body}); a.Endpoint == SetAttributes || a.Endpoint == Subscribe ||
+		a.Endpoint == Unsubscribe || a.Endpoint == BulkAttributes {
 		if l.bodies[b] > 0 {
 			t.Repeats++
 		}

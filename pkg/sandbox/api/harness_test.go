@@ -40,6 +40,7 @@ func config(t testing.TB) api.Config {
 		// No test is about a limit unless it says so.
 		Limits: map[api.Endpoint]int{
 			api.SetAttributes: 1e6, api.Subscribe: 1e6, api.Unsubscribe: 1e6, api.GetAttributes: 1e6, api.GetSubscriptions: 1e6,
+			api.BulkAttributes: 1e6, api.BulkStatus: 1e6,
 		},
 	}
 }

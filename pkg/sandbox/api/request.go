@@ -51,6 +51,10 @@ type request struct {
 
 	attributes []scalar // SetAttributes, in the order of their names
 
+	users []bulkUser // BulkAttributes
+	job   string     // BulkStatus
+	base  string     // of the URL that was called
+
 	unit              string // Subscribe
 	language, country string
 	kind              string
@@ -75,6 +79,10 @@ func readRequest(endpoint Endpoint, r *http.Request, body []byte) request {
 		q = s.unsubscribe(body)
 	case GetAttributes, GetSubscriptions:
 		q = s.query(r.URL.RawQuery)
+	case BulkAttributes:
+		q = s.bulkAttributes(body)
+	case BulkStatus:
+		q = request{job: strings.TrimPrefix(r.URL.Path, bulkPath), base: "http://" + r.Host}
 	}
 	if strings.HasPrefix(string(endpoint), http.MethodPost) {
 		media, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
@@ -103,7 +111,7 @@ func (s *strict) setAttributes(body []byte) request {
 		s.fail("user", "is required")
 	}
 	if raw, ok := fields["properties"]; ok {
-		q.attributes = s.properties(raw)
+		q.attributes = s.properties("properties", raw)
 	} else if fields != nil {
 		s.fail("properties", "is required")
 	}
@@ -114,10 +122,10 @@ func (s *strict) setAttributes(body []byte) request {
 const maxNameRunes = 200
 
 // properties reads attribute names and values.
-func (s *strict) properties(raw json.RawMessage) []scalar {
+func (s *strict) properties(at string, raw json.RawMessage) []scalar {
 	var scalars []scalar
-	for name, value := range s.object("properties", raw) {
-		path := fmt.Sprintf("properties[%q]", name)
+	for name, value := range s.object(at, raw) {
+		path := fmt.Sprintf("%s[%q]", at, name)
 		if name == "" {
 			s.fail(path, "a name must not be empty")
 		}

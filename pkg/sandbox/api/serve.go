@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -30,12 +31,20 @@ func problem(status int, text string) answer {
 // ServeHTTP answers one call.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	at := time.Now()
-	endpoint := Endpoint(r.Method + " " + r.URL.Path)
+	if id, ok := strings.CutPrefix(r.URL.Path, resultPath); ok && r.Method == http.MethodGet {
+		s.serveResult(w, strings.TrimSuffix(id, ".jsonl"))
+		return
+	}
+	endpoint := endpointOf(r)
 	if !endpoint.exists() {
 		write(w, problem(http.StatusNotFound, "The specified resource was not found"))
 		return
 	}
-	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
+	longest := int64(maxBodyBytes)
+	if endpoint == BulkAttributes {
+		longest = maxBulkBytes
+	}
+	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, longest))
 	q := readRequest(endpoint, r, raw)
 	key, known := s.keys.find(r.Header.Get("Authorization"))
 	if !known {
@@ -43,7 +52,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	c := caller{endpoint, key.ID}
 	seq := s.arrivals.add(Arrival{
-		At: at, Endpoint: endpoint, Key: key.ID, Body: sha256.Sum256(raw), Who: q.who, Attributes: texts(q.attributes),
+		At: at, Endpoint: endpoint, Key: key.ID, Body: sha256.Sum256(raw), Who: q.who, Attributes: texts(q.attributes), Users: users(q.users),
 	})
 
 	limit, remaining, inTime := s.limits.take(c)
@@ -116,8 +125,8 @@ func (s *Server) wait(ctx context.Context, f Fault) bool {
 
 // unread is the answer to a body that could not be read.
 func unread(err error) answer {
-	if _, tooLong := errors.AsType[*http.MaxBytesError](err); tooLong {
-		return problem(http.StatusRequestEntityTooLarge, "the body is longer than 1 MiB")
+	if long, tooLong := errors.AsType[*http.MaxBytesError](err); tooLong {
+		return problem(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is longer than %d MiB", long.Limit>>20))
 	}
 	return problem(http.StatusBadRequest, "the body could not be read")
 }
@@ -137,6 +146,10 @@ func (s *Server) execute(endpoint Endpoint, key Key, q request) answer {
 		return s.getSubscriptions(q)
 	case Unsubscribe:
 		return s.unsubscribe(q)
+	case BulkAttributes:
+		return s.acceptBulk(q)
+	case BulkStatus:
+		return s.bulkStatus(q)
 	}
 	return key.me()
 }
