@@ -49,6 +49,8 @@ const (
 	BucketLedger = "attentive_ledger"
 	// BucketConsent holds what was last sent of each person's consent.
 	BucketConsent = "attentive_consent"
+	// BucketBatches holds the batches that the API has accepted and not completed.
+	BucketBatches = "attentive_batches"
 	// BucketFiles holds file numbers and published files.
 	BucketFiles = "attentive_files"
 	// BucketPauses holds which destinations an operator has paused.

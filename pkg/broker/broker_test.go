@@ -272,7 +272,7 @@ func TestEnsureThenCheckAgree(t *testing.T) {
 	}
 	for _, name := range []string{
 		broker.StreamJobs, broker.StreamProfiles, broker.StreamDead, broker.StreamEvents, broker.StreamActions,
-		broker.BucketOwners, broker.BucketLedger, broker.BucketConsent, broker.BucketFiles, broker.BucketPauses,
+		broker.BucketOwners, broker.BucketLedger, broker.BucketConsent, broker.BucketBatches, broker.BucketFiles, broker.BucketPauses,
 		broker.ObjectsAudiences, broker.ObjectsRejects,
 	} {
 		if !strings.Contains(err.Error(), fmt.Sprintf("%q does not exist", name)) {

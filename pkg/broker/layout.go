@@ -86,6 +86,10 @@ func assets(s Settings) []asset {
 		bucket(jetstream.KeyValueConfig{
 			Bucket: BucketConsent, Description: "what was last sent of each person's consent", Replicas: s.Replicas,
 		}),
+		bucket(jetstream.KeyValueConfig{
+			Bucket: BucketBatches, Description: "batches that the API has accepted and not completed", Replicas: s.Replicas,
+			LimitMarkerTTL: time.Minute, // a hundred a second may be removed
+		}),
 		bucket(jetstream.KeyValueConfig{Bucket: BucketFiles, Description: "file numbers and published files", Replicas: s.Replicas}),
 		bucket(jetstream.KeyValueConfig{Bucket: BucketPauses, Description: "destinations that an operator has paused", Replicas: s.Replicas}),
 		objects(ObjectsAudiences, "audiences that jobs name as their source", s.Replicas, 0),

@@ -61,6 +61,7 @@ type Metrics struct {
 	known map[string]bool
 	ready atomic.Pointer[func() error]
 
+	batches     batches
 	queues      *queues
 	definitions []definition
 }
@@ -73,6 +74,7 @@ func New(reg prometheus.Registerer, destinations []Destination) *Metrics {
 	m := &Metrics{known: make(map[string]bool)}
 	m.register(r)
 	m.registerProcess(r)
+	m.batches = newBatches(r)
 	m.queues = newQueues(r)
 	m.definitions = r.definitions
 	for _, d := range destinations {
@@ -286,6 +288,9 @@ func (m *Metrics) create(d Destination) {
 		product(func(v ...string) { m.bytes.WithLabelValues(v...) }, ids, texts(byteStages()))
 		return
 	}
+	m.batches.create(d.ID)
+	product(func(v ...string) { m.profilesSkipped.WithLabelValues(v...) },
+		texts([]contract.Kind{contract.Attributes}), ids, texts([]Cause{Unchanged, JobCancelled}))
 	product(func(v ...string) { m.profilesSkipped.WithLabelValues(v...) },
 		texts([]contract.Kind{contract.Subscribe, contract.Unsubscribe}), ids, texts(causes()))
 	product(func(v ...string) { m.calls.WithLabelValues(v...) }, ids, texts(endpoints()), texts(codes()))

@@ -234,6 +234,10 @@ func (m *Message) Work(ctx context.Context, f func() error) error {
 	return f()
 }
 
+// Suspected reports whether earlier workers may have died of m, so that Work lets
+// it be the only one at work: it is to be worked apart from all others.
+func (m *Message) Suspected() bool { return m.suspicion().until > 0 }
+
 // CrashLoop returns nil, or the permanent fault of a message that has killed
 // one worker after the other. Such a message is to be given up: stored as a dead
 // letter and acknowledged, and not worked in any other way.
