@@ -36,6 +36,14 @@ type Item struct {
 	before    int     // of how many items, counted the same way, this is a follower
 	done      bool
 	first     chan struct{} // closed when before is zero
+	entrant   Entrant       // is told so; may be nil
+}
+
+// Entrant is told when its item may start, instead of waiting.
+type Entrant interface {
+	// First is called once, by the Done that made the item first, which holds no
+	// lock of the lanes.
+	First()
 }
 
 // New returns empty lanes.
@@ -45,9 +53,24 @@ func New() *Lanes { return &Lanes{last: make(map[string]*Item)} }
 // enter in the order in which they are to take effect. An item without keys
 // waits for nothing. Every item that has entered must be Done in the end.
 func (l *Lanes) Enter(keys ...string) *Item {
+	it := &Item{lanes: l}
+	l.enter(it, keys)
+	return it
+}
+
+// EnterFor is Enter for somebody who is told when the item is first, unless it is
+// at once.
+func (l *Lanes) EnterFor(e Entrant, keys ...string) (it *Item, first bool) {
+	it = &Item{lanes: l, entrant: e}
+	first = l.enter(it, keys)
+	return it, first
+}
+
+// enter reports whether the item is first at once.
+func (l *Lanes) enter(it *Item, keys []string) (first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	it := &Item{lanes: l, keys: slices.Clone(keys), first: make(chan struct{})}
+	it.keys, it.first = slices.Clone(keys), make(chan struct{})
 	l.items++
 	for _, key := range keys {
 		if last := l.last[key]; last != nil && last != it {
@@ -59,7 +82,27 @@ func (l *Lanes) Enter(keys ...string) *Item {
 	if it.before == 0 {
 		close(it.first)
 	}
-	return it
+	return it.before == 0
+}
+
+// Next returns whose item comes right after this one in all its queues, and has no
+// others: the same subscriber's, known by the same keys. Nil: there is none such.
+func (it *Item) Next() Entrant {
+	it.lanes.mu.Lock()
+	defer it.lanes.mu.Unlock()
+	if len(it.followers) == 0 || len(it.followers) != len(it.keys) {
+		return nil
+	}
+	next := it.followers[0]
+	if next.done || next.before != len(next.keys) || len(next.keys) != len(it.keys) {
+		return nil
+	}
+	for _, f := range it.followers {
+		if f != next {
+			return nil
+		}
+	}
+	return next.entrant
 }
 
 // Wait returns nil once the item is first in all its queues, and ctx's error
@@ -77,19 +120,27 @@ func (it *Item) Wait(ctx context.Context) error {
 // item that is done before it was first lets nobody pass: its place is kept
 // until those before it are done. Done twice is the same as once.
 func (it *Item) Done() {
+	for _, e := range it.leave() {
+		e.First()
+	}
+}
+
+// leave does what Done does, but for telling those who are first now.
+func (it *Item) leave() []Entrant {
 	l := it.lanes
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if it.done {
-		return
+		return nil
 	}
 	it.done = true
 	l.items--
-	l.free([]*Item{it})
+	return l.free([]*Item{it})
 }
 
-// free lets go of what is done and first, and of what that makes first.
-func (l *Lanes) free(items []*Item) {
+// free lets go of what is done and first, and of what that makes first. It returns
+// whom to tell.
+func (l *Lanes) free(items []*Item) (tell []Entrant) {
 	for len(items) > 0 {
 		it := items[len(items)-1]
 		items = items[:len(items)-1]
@@ -105,10 +156,14 @@ func (l *Lanes) free(items []*Item) {
 			if next.before--; next.before == 0 {
 				close(next.first)
 				items = append(items, next)
+				if next.entrant != nil && !next.done {
+					tell = append(tell, next.entrant)
+				}
 			}
 		}
 		it.followers = nil // a held item must not hold all that came after it
 	}
+	return tell
 }
 
 // Len returns how many items have entered and are not done.
