@@ -1,6 +1,7 @@
 // Package attentive speaks the calls of Attentive's API that the worker makes:
 // GET /v1/me, POST /v1/attributes/custom, POST /v1/subscriptions,
-// POST /v1/subscriptions/unsubscribe and GET /v1/subscriptions.
+// POST /v1/subscriptions/unsubscribe, GET /v1/subscriptions,
+// POST /v2/bulk/user/attributes and GET /v2/bulk/job/{id}.
 //
 // One method call is at most one request on the wire. Nothing is retried,
 // redirected or compressed here, nor by net/http below: a repeated subscribe
@@ -13,7 +14,8 @@
 // known must not simply be made again.
 //
 // Source of paths and bodies: Attentive's OpenAPI texts (Access Token
-// Subscribers, Custom Attributes and Test Authentication API, version 1.0).
+// Subscribers, Custom Attributes, Bulk User Operations, Bulk Status and Test
+// Authentication API, version 1.0).
 package attentive
 
 import (
