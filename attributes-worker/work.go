@@ -8,6 +8,7 @@ import (
 
 	attentivev1 "attentive.internal/proto/attentive/v1"
 
+	"attentive.internal/attributes-worker/internal/accepted"
 	"attentive.internal/attributes-worker/internal/completion"
 	"attentive.internal/attributes-worker/internal/consent"
 	"attentive.internal/attributes-worker/internal/dispatch"
@@ -40,6 +41,10 @@ func work(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.T
 	key, err := consent.Key(ctx, people)
 	if err != nil {
 		return err
+	}
+	batches, err := p.Conn.JS.KeyValue(ctx, broker.BucketBatches)
+	if err != nil {
+		return fmt.Errorf("open the bucket %s: %w", broker.BucketBatches, err)
 	}
 	var ids []string
 	for _, d := range a.Destinations {
@@ -77,7 +82,10 @@ func work(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.T
 				contract.Subscribe:   consents,
 				contract.Unsubscribe: consents,
 			} {
-				profiles := &dispatch.Dispatcher{Kind: kind, Destination: d, Account: account, Tenure: tenure, Sender: sender, Cancelled: watch.Cancelled, Parts: p.Parts}
+				profiles := &dispatch.Dispatcher{
+					Kind: kind, Destination: d, Account: account, Tenure: tenure, Sender: sender,
+					Batches: accepted.New(batches, d.ID, key), Cancelled: watch.Cancelled, Parts: p.Parts,
+				}
 				g.Go(func() error { return profiles.Run(ctx) })
 			}
 			return g.Wait()

@@ -165,12 +165,12 @@ func TestAccounts(t *testing.T) {
 		}
 		return all
 	}
-	published := config.Ceilings{Attributes: 150, Subscribe: 10, Unsubscribe: 5}
+	published := config.Ceilings{Attributes: 150, Subscribe: 10, Unsubscribe: 5, Bulk: 100, BulkStatus: 100}
 	want := []account{{[]string{"sftp", "sftp-known"}, []string{"acme-segments", "acme-phones"}, 3, published}}
 	if diff := cmp.Diff(want, list(full, config.PluginSegments)); diff != "" {
 		t.Errorf("accounts for segments (-want +got):\n%s", diff)
 	}
-	want = []account{{[]string{"api"}, []string{"acme-attributes", "acme-locale"}, 1, config.Ceilings{Attributes: 100, Subscribe: 8, Unsubscribe: 4}}}
+	want = []account{{[]string{"api"}, []string{"acme-attributes", "acme-locale"}, 1, config.Ceilings{Attributes: 100, Subscribe: 8, Unsubscribe: 4, Bulk: 50, BulkStatus: 60}}}
 	if diff := cmp.Diff(want, list(full, config.PluginAttributes)); diff != "" {
 		t.Errorf("accounts for attributes (-want +got):\n%s", diff)
 	}
@@ -183,7 +183,7 @@ func TestAccounts(t *testing.T) {
 		"api_key: {file: one}, ceilings: {subscribe: 2}",
 	), map[string]string{"one": "1", "two": "2"})
 	want = []account{
-		{[]string{"c0", "c2"}, []string{"d0", "d2"}, 1, config.Ceilings{Attributes: 20, Subscribe: 2, Unsubscribe: 5}},
+		{[]string{"c0", "c2"}, []string{"d0", "d2"}, 1, config.Ceilings{Attributes: 20, Subscribe: 2, Unsubscribe: 5, Bulk: 100, BulkStatus: 100}},
 		{[]string{"c1"}, []string{"d1"}, 1, published},
 	}
 	if diff := cmp.Diff(want, list(cfg, config.PluginAttributes)); diff != "" {

@@ -83,10 +83,13 @@ const maxCeiling = 100_000
 // are the default.
 type Ceilings struct {
 	Attributes, Subscribe, Unsubscribe int
+	// Bulk are calls that send attributes in batches, BulkStatus those that ask what
+	// became of a batch.
+	Bulk, BulkStatus int
 }
 
 // publishedCeilings are Attentive's published limits (API rate limits).
-var publishedCeilings = Ceilings{Attributes: 150, Subscribe: 10, Unsubscribe: 5}
+var publishedCeilings = Ceilings{Attributes: 150, Subscribe: 10, Unsubscribe: 5, Bulk: 100, BulkStatus: 100}
 
 // Account names what the credential logs in to, so that two credentials of one
 // account have one name: for SFTP by host, port and user, for the API by base
@@ -177,6 +180,8 @@ func (a Account) Ceilings() Ceilings {
 		lowest.Attributes = min(lowest.Attributes, c.API.Ceilings.Attributes)
 		lowest.Subscribe = min(lowest.Subscribe, c.API.Ceilings.Subscribe)
 		lowest.Unsubscribe = min(lowest.Unsubscribe, c.API.Ceilings.Unsubscribe)
+		lowest.Bulk = min(lowest.Bulk, c.API.Ceilings.Bulk)
+		lowest.BulkStatus = min(lowest.BulkStatus, c.API.Ceilings.BulkStatus)
 	}
 	return lowest
 }

@@ -64,6 +64,11 @@ type AttributesSettings struct {
 	// left alone before its outcome is looked up. Default 60 s, from 100 ms to
 	// 1 hour.
 	UnknownSettle time.Duration
+	// APIMode is how attributes are sent. Default Custom.
+	APIMode APIMode
+	Bulk    Bulk
+	// OnlyChanged is nil when attributes are sent however often they come.
+	OnlyChanged *OnlyChanged
 }
 
 // SignUp is a sign-up unit by id, or else what Attentive finds one by.

@@ -65,7 +65,8 @@ func promises(t *testing.T, cfg *Config) {
 			}
 		case d.Plugin == PluginAttributes && d.Attributes != nil && d.Segment == nil && c.API != nil:
 			identifier = d.Attributes.Identifier
-			if ceilings := c.API.Ceilings; ceilings.Attributes < 1 || ceilings.Subscribe < 1 || ceilings.Unsubscribe < 1 {
+			if ceilings := c.API.Ceilings; ceilings.Attributes < 1 || ceilings.Subscribe < 1 || ceilings.Unsubscribe < 1 ||
+				ceilings.Bulk < 1 || ceilings.BulkStatus < 1 {
 				t.Errorf("ceilings %+v", ceilings)
 			}
 		default:

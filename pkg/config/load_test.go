@@ -108,6 +108,9 @@ func TestLoadFull(t *testing.T) {
 				Identifier: config.Phone, SignUp: config.SignUp{Unit: "123456"}, SingleOptIn: true,
 				RetryBudget:     config.RetryBudget{Duration: time.Hour, Attempts: 3},
 				SubscribeMaxAge: 48 * time.Hour, UnknownSettle: 5 * time.Second,
+				APIMode:     config.BulkMode,
+				Bulk:        config.Bulk{Confirm: true, FillWait: 20 * time.Millisecond, CompleteWithin: 2 * time.Hour},
+				OnlyChanged: &config.OnlyChanged{Entries: 5000, MaxAge: 24 * time.Hour, Store: config.OnDisk},
 			},
 			Templates: []config.Template{{
 				ID: "default", Name: "default", Access: access.Permissions{RestrictedPII: true}, DefaultRegion: "US",
@@ -130,6 +133,7 @@ func TestLoadFull(t *testing.T) {
 				SignUp:          config.SignUp{Language: "en", Country: "US", SubscriptionType: "MARKETING"},
 				RetryBudget:     config.RetryBudget{Duration: 24 * time.Hour, Attempts: 10},
 				SubscribeMaxAge: 7 * 24 * time.Hour, UnknownSettle: time.Minute,
+				APIMode: config.Custom, Bulk: config.Bulk{FillWait: 100 * time.Millisecond, CompleteWithin: time.Hour},
 			},
 			Templates: []config.Template{{
 				ID: "default", Name: "default", Columns: config.Columns{Phone: "mobile", OptIn: "sms"},
@@ -189,7 +193,7 @@ func TestLoadCredentials(t *testing.T) {
 	api, _ := cfg.Credential("api")
 	wantAPI := config.APICredential{
 		Key: config.FileSecret("testdata/keys/api_key"), BaseURL: "http://127.0.0.1:8080/sandbox",
-		Ceilings: config.Ceilings{Attributes: 100, Subscribe: 8, Unsubscribe: 4}, Jitter: 20 * time.Millisecond,
+		Ceilings: config.Ceilings{Attributes: 100, Subscribe: 8, Unsubscribe: 4, Bulk: 50, BulkStatus: 60}, Jitter: 20 * time.Millisecond,
 	}
 	if diff := cmp.Diff(wantAPI, *api.API, compared()); diff != "" {
 		t.Errorf("credential api (-want +got):\n%s", diff)

@@ -112,6 +112,8 @@ func readCeilings(v value) Ceilings {
 		Attributes:  get(m, "attributes", most.Attributes, ceiling(most.Attributes)),
 		Subscribe:   get(m, "subscribe", most.Subscribe, ceiling(most.Subscribe)),
 		Unsubscribe: get(m, "unsubscribe", most.Unsubscribe, ceiling(most.Unsubscribe)),
+		Bulk:        get(m, "bulk", most.Bulk, ceiling(most.Bulk)),
+		BulkStatus:  get(m, "bulk_status", most.BulkStatus, ceiling(most.BulkStatus)),
 	}
 	m.done()
 	return c

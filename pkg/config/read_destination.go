@@ -114,6 +114,7 @@ func readAttributesSettings(m *mapping) (*AttributesSettings, templateReader) {
 		SubscribeMaxAge: get(s, "subscribe_max_age", 7*24*time.Hour, duration(time.Minute, 365*24*time.Hour)),
 		UnknownSettle:   get(s, "unknown_settle", time.Minute, duration(100*time.Millisecond, time.Hour)),
 	}
+	readBulk(s, result)
 	templates := templateReader{
 		plugin:     PluginAttributes,
 		identifier: result.Identifier,

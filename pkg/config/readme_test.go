@@ -57,6 +57,12 @@ func TestReadmeDefaults(t *testing.T) {
 		"settings.pgp.armor":                 "false",
 		"settings.pgp.suffix":                ".pgp",
 		"templates[].attributes.COLUMN.type": "string",
+		"settings.bulk.confirm":              "false",
+		"settings.bulk.fill_wait":            "100ms",
+		"settings.bulk.complete_within":      "1h",
+		"settings.only_changed.entries":      "1000000",
+		"settings.only_changed.max_age":      "7d",
+		"settings.only_changed.store":        "memory",
 	}
 	checked := 0
 	for section, rows := range readme(t) {

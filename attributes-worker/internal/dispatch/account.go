@@ -44,7 +44,7 @@ type Account struct {
 	timeout    time.Duration // of a call
 	barrier    *barrier
 	company    *company
-	endpoints  map[contract.Kind]*endpoint
+	endpoints  map[metrics.Endpoint]*endpoint
 	credential string
 	metrics    *metrics.Metrics
 	// people keeps two consent calls for one person apart, whichever kind and
@@ -52,7 +52,7 @@ type Account struct {
 	people *lane.Lanes
 }
 
-// endpoint is what the calls of one kind share.
+// endpoint is what the calls that have one limit share.
 type endpoint struct {
 	name    metrics.Endpoint
 	limiter *limiter.Limiter
@@ -83,20 +83,22 @@ func NewAccount(p worker.Parts, a config.Account, tenure *owner.Tenure) (*Accoun
 		tenure:     tenure,
 		timeout:    timeout,
 		barrier:    newBarrier(contract.Attributes, contract.Subscribe, contract.Unsubscribe),
-		endpoints:  make(map[contract.Kind]*endpoint),
+		endpoints:  make(map[metrics.Endpoint]*endpoint),
 		company:    newCompany(a.Key, newBarrier(contract.Subscribe, contract.Unsubscribe).notice),
 		credential: credential.ID,
 		metrics:    p.Metrics,
 		people:     lane.New(),
 	}
 	ceilings := a.Ceilings()
-	for kind, e := range map[contract.Kind]struct {
-		name      metrics.Endpoint
+	for name, e := range map[metrics.Endpoint]struct {
+		kind      contract.Kind
 		perSecond int
 	}{
-		contract.Attributes:  {metrics.CustomAttributes, ceilings.Attributes},
-		contract.Subscribe:   {metrics.Subscribe, ceilings.Subscribe},
-		contract.Unsubscribe: {metrics.Unsubscribe, ceilings.Unsubscribe},
+		metrics.CustomAttributes: {contract.Attributes, ceilings.Attributes},
+		metrics.BulkAttributes:   {contract.Attributes, ceilings.Bulk},
+		metrics.BulkStatus:       {contract.Attributes, ceilings.BulkStatus},
+		metrics.Subscribe:        {contract.Subscribe, ceilings.Subscribe},
+		metrics.Unsubscribe:      {contract.Unsubscribe, ceilings.Unsubscribe},
 	} {
 		l := limiter.New(e.perSecond)
 		l.Tolerate(a.Jitter())
@@ -105,7 +107,7 @@ func NewAccount(p worker.Parts, a config.Account, tenure *owner.Tenure) (*Accoun
 			// time-out of one before its lease ended, which is over.
 			l.Assume(timeout)
 		}
-		acc.endpoints[kind] = &endpoint{name: e.name, limiter: l, barrier: newBarrier(kind)}
+		acc.endpoints[name] = &endpoint{name: name, limiter: l, barrier: newBarrier(e.kind)}
 	}
 	return acc, nil
 }
@@ -128,13 +130,15 @@ func errLease() error {
 }
 
 // passes are the leave to make one call, of the account, of the endpoint and of
-// the queue.
+// the queue, which is nil for a call that does not send what waits there.
 type passes struct{ account, endpoint, queue *pass }
 
 func (p passes) leave() {
 	p.endpoint.leave()
 	p.account.leave()
-	p.queue.leave()
+	if p.queue != nil {
+		p.queue.leave()
+	}
 }
 
 // enter returns once neither the account nor the endpoint is blocked, or to

@@ -21,12 +21,17 @@ func (Attributes) Due(context.Context, *Profile) (bool, error) { return true, ni
 // Send implements Sender.
 func (Attributes) Send(ctx context.Context, c *Call, p *Profile) error {
 	return c.Do(metrics.CustomAttributes, func(client *attentive.Client) (attentive.Result, error) {
-		return client.SetAttributes(ctx, attentive.Attributes{
-			User:     attentive.User{Phone: p.GetIdentifiers().GetPhone(), Email: p.GetIdentifiers().GetEmail()},
-			External: external(p.GetIdentifiers()),
-			Values:   p.GetAttributes().GetValues().AsMap(),
-		})
+		return client.SetAttributes(ctx, attributes(p.Profile))
 	})
+}
+
+// attributes is what a profile sets.
+func attributes(p *attentivev1.Profile) attentive.Attributes {
+	return attentive.Attributes{
+		User:     attentive.User{Phone: p.GetIdentifiers().GetPhone(), Email: p.GetIdentifiers().GetEmail()},
+		External: external(p.GetIdentifiers()),
+		Values:   p.GetAttributes().GetValues().AsMap(),
+	}
 }
 
 // GiveUp implements Sender.

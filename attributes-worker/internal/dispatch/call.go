@@ -36,6 +36,7 @@ func (c counter) call(name metrics.Endpoint, began time.Time, result attentive.R
 // by. It tells barriers, limiter and metrics how each of them went.
 type Call struct {
 	dispatcher *Dispatcher
+	client     *attentive.Client // through the endpoint's limiter
 	endpoint   *endpoint
 	profile    *Profile
 	passes     passes
@@ -47,7 +48,7 @@ type Call struct {
 // limit and lease allow it. It returns the error of call.
 func (c *Call) Do(name metrics.Endpoint, call func(*attentive.Client) (attentive.Result, error)) error {
 	began := time.Now()
-	result, err := call(c.dispatcher.client)
+	result, err := call(c.client)
 	counter{c.dispatcher.Metrics, c.dispatcher.Destination.ID}.call(name, began, result, err)
 	c.made = true
 	own := name == c.endpoint.name
@@ -55,7 +56,7 @@ func (c *Call) Do(name metrics.Endpoint, call func(*attentive.Client) (attentive
 		c.endpoint.limiter.Observe(result.Limit)
 	}
 	c.tell(result, err, own)
-	if stranger := result.Status == statusNobody && !reachable(c.profile.GetIdentifiers()); own && !stranger {
+	if own && c.telling(result, err) {
 		err = c.dispatcher.refusals.judge(c.passes.queue, err)
 	}
 	f := fault.Of(err)
@@ -69,6 +70,13 @@ func (c *Call) Do(name metrics.Endpoint, call func(*attentive.Client) (attentive
 		c.profile.attempts++
 	}
 	return err
+}
+
+// telling reports whether how a call went tells anything of the settings: the refusal
+// of somebody who is not known does not, nor does that of several at a time.
+func (c *Call) telling(result attentive.Result, err error) bool {
+	stranger := result.Status == statusNobody && !reachable(c.profile.GetIdentifiers())
+	return c.passes.queue != nil && !stranger && (err == nil || len(c.profile.batch) <= 1)
 }
 
 // reachable reports whether ids name somebody whom the API has not heard of
@@ -141,7 +149,7 @@ func (d *Dispatcher) traced(ctx context.Context, p *Profile) (called bool, err e
 // reports whether it made one. They are not cut short when ctx ends: whether they had their effect would not be
 // known.
 func (d *Dispatcher) call(ctx context.Context, p *Profile) (called bool, err error) {
-	e := d.Account.endpoints[d.Kind]
+	e := d.endpoint()
 	began := time.Now()
 	behind, leave, err := d.enter(ctx, e)
 	p.held += time.Since(began)
@@ -152,16 +160,24 @@ func (d *Dispatcher) call(ctx context.Context, p *Profile) (called bool, err err
 	if p.first.IsZero() {
 		p.first, p.held = time.Now(), 0
 	}
-	began = time.Now()
-	if err := d.Tenure.Wait(behind, d.Account.timeout); err != nil {
-		return false, fault.Interruptedf("wait for the lease: %w", err)
+	if err := d.turn(behind, e); err != nil {
+		return false, err
 	}
-	if err := e.limiter.Acquire(behind); err != nil || behind.Err() != nil {
-		return false, fault.Interruptedf("wait for a turn: %w", context.Cause(behind))
+	c := &Call{dispatcher: d, client: d.client, endpoint: e, profile: p, passes: leave}
+	err = p.message.Work(behind, func() error { return d.Sender.Send(context.WithoutCancel(ctx), c, p) })
+	return c.made, err
+}
+
+// turn waits until the lease allows a call, and for its turn at the endpoint.
+func (d *Dispatcher) turn(ctx context.Context, e *endpoint) error {
+	began := time.Now()
+	if err := d.Tenure.Wait(ctx, d.Account.timeout); err != nil {
+		return fault.Interruptedf("wait for the lease: %w", err)
+	}
+	if err := e.limiter.Acquire(ctx); err != nil || ctx.Err() != nil {
+		return fault.Interruptedf("wait for a turn: %w", context.Cause(ctx))
 	}
 	tracing.Event(ctx, "turn at the rate limit")
 	d.Metrics.LimiterWait(d.Account.credential, e.name).Observe(time.Since(began).Seconds())
-	c := &Call{dispatcher: d, endpoint: e, profile: p, passes: leave}
-	err = p.message.Work(behind, func() error { return d.Sender.Send(context.WithoutCancel(ctx), c, p) })
-	return c.made, err
+	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	attentivev1 "attentive.internal/proto/attentive/v1"
 
@@ -54,6 +55,8 @@ type doom struct {
 func operation(subject string) string {
 	kv := "$KV." + broker.BucketConsent + "."
 	switch {
+	case strings.HasPrefix(subject, "$KV."+broker.BucketBatches+"."):
+		return "write batch"
 	case strings.HasPrefix(subject, kv+"company."):
 		return "write company"
 	case strings.HasPrefix(subject, kv):
@@ -133,7 +136,9 @@ func (d *doom) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if d.dead() {
 		panic(http.ErrAbortHandler) // closes the connection without an answer
 	}
-	ends := d.does(r.Method + " " + r.URL.Path)
+	// How often a batch is asked after depends on the time, and makes no difference.
+	ends := !strings.HasPrefix(r.URL.Path, "/v2/bulk/job/") && !strings.HasPrefix(r.URL.Path, "/v2/bulk/result/") &&
+		d.does(r.Method+" "+r.URL.Path)
 	if ends && d.moment == queuetest.After {
 		d.api.ServeHTTP(httptest.NewRecorder(), r)
 	}
@@ -230,6 +235,7 @@ func (c *crash) optIn(token string) {
 
 func scenarios() []scenario {
 	return []scenario{
+		inBatches(),
 		{
 			// Who has to confirm looks as if they had never been asked.
 			name: "subscribe", settings: "single_opt_in: false",
@@ -306,6 +312,39 @@ func scenarios() []scenario {
 	}
 }
 
+// inBatches is a scenario of updates that are sent in batches, of which the last is
+// refused when it takes effect.
+func inBatches() scenario {
+	return scenario{
+		name:     "batches",
+		settings: "api_mode: bulk, bulk: {fill_wait: 1ms, confirm: true}",
+		work: func(who string) []*attentivev1.Profile {
+			// Known by sets of identifiers that overlap: else they would travel together.
+			both := &attentivev1.Identifiers{Phone: who, ClientUserId: "c" + who}
+			return []*attentivev1.Profile{
+				update(byPhone(who), map[string]any{"who": who, "n": 1}),
+				update(both, map[string]any{"who": who, "n": 2, "number " + who: 1}),
+				update(&attentivev1.Identifiers{ClientUserId: "c" + who}, map[string]any{"who": who, "n": 3, "number " + who: "x"}),
+			}
+		},
+		check: func(c *crash) {
+			c.eventually(func() error {
+				if n := c.remembered(); n > 0 {
+					return fmt.Errorf("%d batches have not ended", n)
+				}
+				return nil
+			})
+			c.neverBack(c.who)
+			if s, _ := c.sandbox.API().Subscriber(c.who); s.Attributes["n"] != "2" {
+				c.t.Errorf("attributes = %v, want those of the last update that was taken", s.Attributes)
+			}
+			if got := c.letters(); len(got) != 1 || got[0].Reason != fault.Rejected {
+				c.t.Errorf("dead letters %+v, want one", got)
+			}
+		},
+	}
+}
+
 // sideBySide is how many runs there are at a time: they wait for leases and
 // time-outs.
 const sideBySide = 20
@@ -320,7 +359,8 @@ func TestAWorkerMayEndAnywhere(t *testing.T) {
 	for n := range 500 {
 		keys = append(keys, sandbox.APIKey{Token: fmt.Sprintf("token-%d", n), Scopes: []string{api.ScopeAttributes, api.ScopeSubscriptions}})
 	}
-	shared := newRigOf(t, sandbox.Config{Keys: keys})
+	shared := newRigOf(t, sandbox.Config{Keys: keys, ArrivalLog: 100_000})
+	shared.bulk(api.BulkPolicy{Delay: api.Duration(200 * time.Millisecond)})
 	number := 0
 	run := func(t *testing.T, s scenario, number int, d *doom) {
 		r := *shared

@@ -10,6 +10,7 @@ import (
 
 	attentivev1 "attentive.internal/proto/attentive/v1"
 
+	"attentive.internal/attributes-worker/internal/accepted"
 	"attentive.internal/attributes-worker/internal/attentive"
 	"attentive.internal/attributes-worker/internal/lane"
 	"attentive.internal/pkg/backoff"
@@ -43,6 +44,22 @@ func looks() backoff.Policy {
 	return backoff.Policy{First: 500 * time.Millisecond, Most: 25 * time.Second}
 }
 
+// endpoint returns what the queue's calls share with others.
+func (d *Dispatcher) endpoint() *endpoint {
+	name := map[contract.Kind]metrics.Endpoint{
+		contract.Attributes: metrics.CustomAttributes, contract.Subscribe: metrics.Subscribe, contract.Unsubscribe: metrics.Unsubscribe,
+	}[d.Kind]
+	if d.inBatches() {
+		name = metrics.BulkAttributes
+	}
+	return d.Account.endpoints[name]
+}
+
+// inBatches reports whether profiles are sent several at a time.
+func (d *Dispatcher) inBatches() bool {
+	return d.Kind == contract.Attributes && d.Destination.Attributes.APIMode == config.BulkMode
+}
+
 // Dispatcher sends the profiles of one destination and kind.
 type Dispatcher struct {
 	Kind        contract.Kind
@@ -50,10 +67,13 @@ type Dispatcher struct {
 	Account     *Account
 	// Tenure is the ownership of the destination.
 	Tenure *owner.Tenure
+	// Sender makes the calls; that of profiles in batches is made by Run.
 	Sender Sender
 	// Cancelled reports whether a job was cancelled: its profiles that wait here
 	// are not sent. Nil: none is.
 	Cancelled func(jobID string) bool
+	// Batches remembers those that were accepted. It is needed for attributes.
+	Batches *accepted.Store
 	job.Parts
 
 	client   *attentive.Client // through the endpoint's limiter, while Tenure lasts
@@ -99,6 +119,8 @@ type Profile struct {
 	unsettled time.Time     // when the last call ended whose outcome is not known
 	call      callState     // of a consent call
 	company   string        // whose subscriber it is; consent only, set by Ready
+	batch     []row         // that it stands for; nil: it stands for itself
+	accepted  string        // what the API calls the batch
 }
 
 // Run sends profiles until ctx ends, and returns when no call is under way.
@@ -106,20 +128,40 @@ type Profile struct {
 // A profile of a newer contract stops its queue: it cannot be known whose it is,
 // and what follows it may be of the same subscriber.
 func (d *Dispatcher) Run(ctx context.Context) error {
-	lanes := lane.New()
-	d.client = d.Account.through(d.Account.endpoints[d.Kind].limiter, d.Tenure)
+	d.client = d.Account.through(d.endpoint().limiter, d.Tenure)
 	d.holds.notice = func() *notice {
 		return &notice{destinations: []string{d.Destination.ID}, kinds: []contract.Kind{d.Kind}, metrics: d.Metrics, log: d.Log}
 	}
 	defer d.holds.end()
 	d.barrier.notice = d.holds.notice()
 	defer d.barrier.end()
-	consumer := queue.New(d.Conn, queue.Config{
-		Kind: d.Kind, Destination: d.Destination.ID, Slots: slots(d.Kind), Tenure: d.Tenure, Quarantine: d.Quarantine,
-	}, d.Log)
+	if d.inBatches() {
+		return d.runBatches(ctx)
+	}
+	if d.Kind == contract.Attributes {
+		d.finishBatches(ctx)
+	}
+	lanes := lane.New()
 	var profiles sync.WaitGroup
+	defer profiles.Wait()
+	return d.consume(ctx, slots(d.Kind), func(ctx context.Context, m *queue.Message) {
+		p := d.accept(ctx, m)
+		p.lane = lanes.Enter(p.keys()...)
+		profiles.Go(func() {
+			defer p.lane.Done()
+			d.bring(ctx, p)
+		})
+	})
+}
+
+// consume hands over the messages of the queue until ctx ends, or one comes that
+// cannot be read yet.
+func (d *Dispatcher) consume(ctx context.Context, slots int, handle func(context.Context, *queue.Message)) error {
+	consumer := queue.New(d.Conn, queue.Config{
+		Kind: d.Kind, Destination: d.Destination.ID, Slots: slots, Tenure: d.Tenure, Quarantine: d.Quarantine,
+	}, d.Log)
 	stopped := false
-	err := consumer.Run(ctx, func(ctx context.Context, m *queue.Message) {
+	return consumer.Run(ctx, func(ctx context.Context, m *queue.Message) {
 		if !stopped && contract.Newer(m.Header) {
 			stopped = true
 			d.newer(m)
@@ -127,14 +169,8 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		if stopped {
 			return // it stays with the consumer, for the next owner
 		}
-		p := d.accept(ctx, lanes, m)
-		profiles.Go(func() {
-			defer p.lane.Done()
-			d.bring(ctx, p)
-		})
+		handle(ctx, m)
 	})
-	profiles.Wait()
-	return err
 }
 
 // newer tells that the queue waits for another worker.
@@ -143,9 +179,17 @@ func (d *Dispatcher) newer(m *queue.Message) {
 		"sequence %d is of a newer contract than revision %d: upgrade this worker", m.Sequence, contract.Revision)))
 }
 
-// accept decodes a message and gives it its place among the subscriber's. One
-// that cannot be read is nobody's.
-func (d *Dispatcher) accept(ctx context.Context, lanes *lane.Lanes, m *queue.Message) *Profile {
+// keys are those of the subscriber's lanes. A profile that cannot be read is
+// nobody's.
+func (p *Profile) keys() []string {
+	if p.invalid != nil {
+		return nil
+	}
+	return lane.Keys(p.GetIdentifiers())
+}
+
+// accept decodes a message.
+func (d *Dispatcher) accept(ctx context.Context, m *queue.Message) *Profile {
 	d.Metrics.Rows(d.Kind, d.Destination.ID, metrics.Read).Inc()
 	p := &Profile{
 		Profile:   &attentivev1.Profile{},
@@ -160,11 +204,6 @@ func (d *Dispatcher) accept(ctx context.Context, lanes *lane.Lanes, m *queue.Mes
 		}
 		return contract.CheckSubject(m.Subject, p.Profile)
 	})
-	if p.invalid != nil {
-		p.lane = lanes.Enter()
-		return p
-	}
-	p.lane = lanes.Enter(lane.Keys(p.GetIdentifiers())...)
 	return p
 }
 
@@ -241,7 +280,7 @@ func (d *Dispatcher) judge(p *Profile, err error) (time.Duration, *fault.Error) 
 	d.Metrics.Attempts(d.Kind, d.Destination.ID, err).Inc()
 	switch {
 	case attentive.Throttled(err):
-		d.Account.endpoints[d.Kind].limiter.Throttled(f.Wait)
+		d.endpoint().limiter.Throttled(f.Wait)
 		return 0, nil
 	case f.Class == fault.Permanent:
 		return 0, f
@@ -254,7 +293,7 @@ func (d *Dispatcher) judge(p *Profile, err error) (time.Duration, *fault.Error) 
 	p.looks = 0
 	p.log.Warn("call failed and is repeated", "attempt", p.attempts, "class", f.Class.String(), "err", f)
 	budget := d.Destination.Attributes.RetryBudget
-	if spent := time.Since(p.first) - p.held; p.attempts >= budget.Attempts && spent >= budget.Duration && !d.Account.endpoints[d.Kind].outage.suspected() {
+	if spent := time.Since(p.first) - p.held; p.attempts >= budget.Attempts && spent >= budget.Duration && !d.endpoint().outage.suspected() {
 		return 0, &fault.Error{
 			Class: fault.Permanent, Reason: fault.RetriesExhausted,
 			Err: fmt.Errorf("%d attempts in %v, the last: %w", p.attempts, spent.Round(time.Second), f),

@@ -97,19 +97,27 @@ func TestTheLastUpdateOfEachSubscriberWins(t *testing.T) {
 func (r *rig) neverBack(who ...string) {
 	r.t.Helper()
 	newest := map[string]int{}
-	for _, a := range r.sandbox.API().Arrivals() {
-		if a.Endpoint != api.SetAttributes || len(who) > 0 && !slices.Contains(who, a.Attributes["who"]) {
-			continue
+	check := func(attributes map[string]string) {
+		of := attributes["who"]
+		if len(who) > 0 && !slices.Contains(who, of) {
+			return
 		}
 		var n int
-		if _, err := fmt.Sscan(a.Attributes["n"], &n); err != nil {
+		if _, err := fmt.Sscan(attributes["n"], &n); err != nil {
 			r.t.Fatal(err)
 		}
-		of := a.Attributes["who"]
 		if n < newest[of] {
 			r.t.Errorf("update %d of %s arrived after update %d", n, of, newest[of])
 		}
 		newest[of] = n
+	}
+	for _, a := range r.sandbox.API().Arrivals() {
+		if a.Endpoint == api.SetAttributes {
+			check(a.Attributes)
+		}
+		for _, u := range a.Users {
+			check(u.Attributes)
+		}
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 
 	attentivev1 "attentive.internal/proto/attentive/v1"
 
+	"attentive.internal/attributes-worker/internal/accepted"
 	"attentive.internal/attributes-worker/internal/consent"
 	"attentive.internal/attributes-worker/internal/dispatch"
 	"attentive.internal/pkg/broker"
@@ -196,6 +197,10 @@ func send(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.T
 	if err != nil {
 		return err
 	}
+	batches, err := p.Conn.JS.KeyValue(ctx, broker.BucketBatches)
+	if err != nil {
+		return err
+	}
 	d := a.Destinations[0]
 	consents := dispatch.NewConsents(account, d, consent.New(people, consent.Config{Key: make([]byte, 32), Settle: settle}))
 	return account.Run(ctx, func(ctx context.Context) error {
@@ -204,7 +209,10 @@ func send(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.T
 			for kind, sender := range map[contract.Kind]dispatch.Sender{
 				contract.Attributes: dispatch.Attributes{}, contract.Subscribe: consents, contract.Unsubscribe: consents,
 			} {
-				profiles := &dispatch.Dispatcher{Kind: kind, Destination: d, Account: account, Tenure: tenure, Sender: sender, Parts: p.Parts}
+				profiles := &dispatch.Dispatcher{
+					Kind: kind, Destination: d, Account: account, Tenure: tenure, Sender: sender,
+					Batches: accepted.New(batches, d.ID, make([]byte, 32)), Parts: p.Parts,
+				}
 				g.Go(func() error { return profiles.Run(ctx) })
 			}
 			return g.Wait()

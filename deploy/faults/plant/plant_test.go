@@ -78,7 +78,7 @@ func TestReplicasShareAccounts(t *testing.T) {
 		if d, ok := cfg.Destination("b"); !ok || d.Segment.PGP == nil {
 			t.Error("destination b does not encrypt")
 		}
-		if got := cfg.Accounts(config.PluginAttributes)[0].Ceilings(); got != (config.Ceilings{Attributes: 30, Subscribe: 8, Unsubscribe: 4}) {
+		if got := cfg.Accounts(config.PluginAttributes)[0].Ceilings(); got != (config.Ceilings{Attributes: 30, Subscribe: 8, Unsubscribe: 4, Bulk: 100, BulkStatus: 100}) {
 			t.Errorf("ceilings %+v", got)
 		}
 	}

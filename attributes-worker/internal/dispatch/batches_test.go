@@ -1,0 +1,301 @@
+package dispatch_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	attentivev1 "attentive.internal/proto/attentive/v1"
+
+	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/metrics"
+	"attentive.internal/pkg/sandbox/api"
+)
+
+// newBulkRig returns a rig whose destination sends in batches, and whose sandbox
+// does with them what the policy says.
+func newBulkRig(t *testing.T, bulk string, policy api.BulkPolicy) *rig {
+	t.Helper()
+	r := newRig(t)
+	r.settings = "single_opt_in: true, api_mode: bulk, bulk: " + bulk
+	r.bulk(policy)
+	return r
+}
+
+func (r *rig) bulk(policy api.BulkPolicy) {
+	r.t.Helper()
+	if err := r.sandbox.API().SetBulk(policy); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// remembered counts the batches that are accepted and not ended.
+func (r *rig) remembered() (n int) {
+	r.t.Helper()
+	kv, err := r.conn.JS.KeyValue(r.t.Context(), broker.BucketBatches)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	keys, err := kv.ListKeysFiltered(r.t.Context(), r.destination+".*")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for range keys.Keys() {
+		n++
+	}
+	return n
+}
+
+// settled waits until every profile is done and every batch has ended.
+func (r *rig) settled() {
+	r.t.Helper()
+	r.drained()
+	r.eventually(func() error {
+		if n := r.remembered(); n > 0 {
+			return fmt.Errorf("%d batches have not ended", n)
+		}
+		return nil
+	})
+}
+
+// has checks an attribute of a subscriber.
+func (r *rig) has(who, name, want string) {
+	r.t.Helper()
+	if s, _ := r.sandbox.API().Subscriber(who); s.Attributes[name] != want {
+		r.t.Errorf("%s of %s is %q, want %q", name, who, s.Attributes[name], want)
+	}
+}
+
+func TestBatches(t *testing.T) {
+	t.Parallel()
+	for _, bulk := range []string{"{fill_wait: 200ms}", "{fill_wait: 200ms, confirm: true}"} {
+		t.Run(bulk, func(t *testing.T) {
+			t.Parallel()
+			r := newBulkRig(t, bulk, api.BulkPolicy{Delay: api.Duration(50 * time.Millisecond)})
+			var all []*attentivev1.Profile
+			for n := range 600 {
+				all = append(all, update(byPhone(phone(n)), map[string]any{"n": n}))
+			}
+			r.publish(all...)
+			run := r.start()
+			r.settled()
+			r.noLetters()
+			for n := range all {
+				r.has(phone(n), "n", fmt.Sprint(n))
+			}
+			if calls := r.traffic(api.BulkAttributes).Calls; calls > 6 {
+				t.Errorf("%d calls for 600 profiles, want batches of 256", calls)
+			}
+			accepted := value(run.metrics.Batches(r.destination, metrics.BatchAccepted))
+			if completed := value(run.metrics.Batches(r.destination, metrics.BatchCompleted)); accepted < 3 || completed != accepted {
+				t.Errorf("%v batches accepted, %v completed", accepted, completed)
+			}
+			if sent := value(run.metrics.Rows(contract.Attributes, r.destination, metrics.Sent)); sent != 600 {
+				t.Errorf("%v profiles count as sent, want 600", sent)
+			}
+			if calls := r.traffic(api.SetAttributes).Calls; calls != 0 {
+				t.Errorf("%d calls one by one", calls)
+			}
+		})
+	}
+}
+
+// Updates of one subscriber that wait travel together, the later one winning; one
+// that comes when its subscriber's batch is not completed waits for that.
+func TestABatchHoldsItsSubscribers(t *testing.T) {
+	t.Parallel()
+	r := newBulkRig(t, "{fill_wait: 1ms}", api.BulkPolicy{Delay: api.Duration(time.Second)})
+	who := &attentivev1.Identifiers{Phone: phone(1), Email: "a@example.com"}
+	r.publish(
+		update(who, map[string]any{"a": 1, "b": 1}), update(who, map[string]any{"a": 2}), update(who, map[string]any{"c": 3}),
+	)
+	r.start()
+	r.drained()
+	r.publish(update(&attentivev1.Identifiers{Email: "a@example.com"}, map[string]any{"a": 4}))
+	r.arrived(api.BulkAttributes, 2)
+	arrivals := r.batches()
+	if first := arrivals[0].Users[0].Attributes; len(arrivals[0].Users) != 1 || first["a"] != "2" || first["b"] != "1" || first["c"] != "3" {
+		t.Errorf("first batch %v, want one row with the last values", arrivals[0].Users)
+	}
+	if gap := arrivals[1].At.Sub(arrivals[0].At); gap < time.Second {
+		t.Errorf("the next update was sent %v after the first, which took effect after 1 s", gap)
+	}
+	r.settled()
+	r.noLetters()
+	r.has(phone(1), "a", "4")
+}
+
+// batches returns the calls of the bulk endpoint.
+func (r *rig) batches() (calls []api.Arrival) {
+	for _, a := range r.sandbox.API().Arrivals() {
+		if a.Endpoint == api.BulkAttributes {
+			calls = append(calls, a)
+		}
+	}
+	return calls
+}
+
+// One bad record in 256: the batch is halved until it stands alone.
+func TestABadRecordIsFoundByHalving(t *testing.T) {
+	t.Parallel()
+	r := newBulkRig(t, "{fill_wait: 1s}", api.BulkPolicy{})
+	var all []*attentivev1.Profile
+	for n := range 256 {
+		all = append(all, update(byPhone(phone(n)), map[string]any{"n": n}))
+	}
+	r.fault(api.Fault{Endpoint: api.BulkAttributes, Identifier: phone(77), Status: 400})
+	r.publish(all...)
+	r.start()
+	r.settled()
+	for n := range all {
+		if n != 77 {
+			r.has(phone(n), "n", fmt.Sprint(n))
+		}
+	}
+	letters := r.letters()
+	if len(letters) != 1 || letters[0].Reason != fault.Rejected || letters[0].Attempts != 1 {
+		t.Errorf("dead letters %+v, want one, rejected", letters)
+	}
+	calls := r.traffic(api.BulkAttributes).Calls
+	t.Logf("%d calls", calls)
+	if calls > 17 {
+		t.Errorf("%d calls, want at most 1 + 2*8", calls)
+	}
+}
+
+// Of updates that travelled together only the bad one is given up.
+func TestABadUpdateIsParted(t *testing.T) {
+	t.Parallel()
+	r := newBulkRig(t, "{fill_wait: 500ms}", api.BulkPolicy{})
+	who := byPhone(phone(1))
+	r.publish(
+		update(who, map[string]any{"a": "1"}),
+		update(who, map[string]any{"a": "2", "bad": "x"}),
+		update(who, map[string]any{"a": "3"}),
+	)
+	r.fault(api.Fault{Endpoint: api.BulkAttributes, Status: 400, Times: 1})
+	r.start()
+	r.arrived(api.BulkAttributes, 2)
+	r.settled()
+	r.noLetters()
+	r.has(phone(1), "a", "3")
+	var sent []string
+	for _, a := range r.batches() {
+		sent = append(sent, a.Users[0].Attributes["a"])
+	}
+	if fmt.Sprint(sent) != "[3 1 2 3]" {
+		t.Errorf("sent %v, want the three together, and then one by one", sent)
+	}
+}
+
+// A batch that is refused for what is not its fault is sent again as it is.
+func TestABatchIsRepeated(t *testing.T) {
+	t.Parallel()
+	r := newBulkRig(t, "{fill_wait: 1ms}", api.BulkPolicy{})
+	for _, f := range []api.Fault{
+		{Status: 429}, {Status: 500}, {Cut: true}, {Cut: true, Executed: true}, {Status: 503, Executed: true},
+	} {
+		f.Endpoint, f.Times = api.BulkAttributes, 1
+		r.fault(f)
+	}
+	r.publish(update(byPhone(phone(1)), map[string]any{"n": 1}))
+	r.start()
+	r.publish(update(byPhone(phone(1)), map[string]any{"n": 2}))
+	r.settled()
+	r.noLetters()
+	r.has(phone(1), "n", "2")
+}
+
+// With confirmation, rows that failed become dead letters, as they came.
+func TestRowsThatFailedAreDeadLettered(t *testing.T) {
+	t.Parallel()
+	r := newBulkRig(t, "{fill_wait: 300ms, confirm: true}", api.BulkPolicy{})
+	bad := update(byPhone(phone(2)), map[string]any{"points": "many"})
+	r.publish(
+		update(byPhone(phone(1)), map[string]any{"points": 1}), bad, update(byPhone(phone(3)), map[string]any{"points": 3}),
+		update(&attentivev1.Identifiers{ClientUserId: "nobody's"}, map[string]any{"points": 4}),
+	)
+	r.start()
+	r.settled()
+	r.has(phone(1), "points", "1")
+	r.has(phone(3), "points", "3")
+	letters := r.letters()
+	if len(letters) != 2 {
+		t.Fatalf("dead letters %+v, want two", letters)
+	}
+	for _, l := range letters {
+		if l.Reason != fault.Rejected || l.Job != contract.LiveJob || l.Size == 0 {
+			t.Errorf("dead letter %+v, want a rejected profile", l)
+		}
+	}
+	if want := contract.ProfileSubject(r.destination, contract.Attributes, contract.LiveJob); letters[0].Origin.Subject != want {
+		t.Errorf("origin %+v, want %s", letters[0].Origin, want)
+	}
+}
+
+// What becomes of batches that the API does not complete.
+func TestBatchesThatAreNotCompleted(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		policy  api.BulkPolicy
+		outcome metrics.BatchOutcome
+		reason  fault.Reason
+	}{
+		{api.BulkPolicy{Status: api.JobFailed}, metrics.BatchFailed, fault.Rejected},
+		{api.BulkPolicy{Status: api.JobCancelled}, metrics.BatchCancelled, fault.Rejected},
+		{api.BulkPolicy{Status: api.JobPending}, metrics.BatchUnknown, fault.OutcomeUnknown},
+		{api.BulkPolicy{Status: api.JobInProgress}, metrics.BatchUnknown, fault.OutcomeUnknown},
+		{api.BulkPolicy{Status: api.JobNeedsReview}, metrics.BatchUnknown, fault.OutcomeUnknown},
+		{api.BulkPolicy{NoResults: true}, metrics.BatchUnconfirmed, ""},
+	} {
+		for _, confirm := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, confirm: %t", tt.outcome, confirm), func(t *testing.T) {
+				t.Parallel()
+				r := newBulkRig(t, fmt.Sprintf("{fill_wait: 1ms, complete_within: 1s, confirm: %t}", confirm), tt.policy)
+				r.publish(update(byPhone(phone(1)), map[string]any{"n": 1}))
+				run := r.start()
+				r.settled()
+				r.bulk(api.BulkPolicy{})
+				r.publish(update(byPhone(phone(1)), map[string]any{"m": 2}))
+				r.settled()
+				r.has(phone(1), "m", "2")
+				outcome, letters := tt.outcome, r.letters()
+				if outcome == metrics.BatchUnconfirmed && !confirm {
+					outcome = metrics.BatchCompleted
+				}
+				if n := value(run.metrics.Batches(r.destination, outcome)); n < 1 {
+					t.Errorf("%v batches are %s, want one", n, outcome)
+				}
+				switch {
+				case confirm && tt.reason != "":
+					if len(letters) != 1 || letters[0].Reason != tt.reason {
+						t.Errorf("dead letters %+v, want one: %s", letters, tt.reason)
+					}
+				case len(letters) > 0:
+					t.Errorf("dead letters %+v, want none", letters)
+				}
+			})
+		}
+	}
+}
+
+// A destination that is set back to single calls waits for its batches.
+func TestSingleCallsWaitForBatches(t *testing.T) {
+	t.Parallel()
+	r := newBulkRig(t, "{fill_wait: 1ms}", api.BulkPolicy{Delay: api.Duration(2 * time.Second)})
+	r.publish(update(byPhone(phone(1)), map[string]any{"n": 1}))
+	bulk := r.start()
+	r.drained()
+	bulk.stop()
+	r.settings = "single_opt_in: true"
+	r.publish(update(byPhone(phone(1)), map[string]any{"n": 2}))
+	r.start()
+	r.settled()
+	r.noLetters()
+	r.has(phone(1), "n", "2")
+	if r.traffic(api.SetAttributes).Calls != 1 {
+		t.Errorf("%d single calls, want one", r.traffic(api.SetAttributes).Calls)
+	}
+}
