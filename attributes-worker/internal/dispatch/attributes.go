@@ -45,3 +45,24 @@ func external(ids *attentivev1.Identifiers) attentive.ExternalIDs {
 		Custom:       ids.GetCustom(),
 	}
 }
+
+// unchanged reports whether the same was the last that p's subscriber was sent, and
+// counts it.
+func (d *Dispatcher) unchanged(p *Profile) bool {
+	if d.sent == nil {
+		return false
+	}
+	p.sent = d.sent.Of(p.keys(), attributes(p.Profile).Values)
+	known := d.sent.Known(p.sent)
+	if known {
+		d.Metrics.ProfilesSkipped(d.Kind, d.Destination.ID, metrics.Unchanged).Inc()
+	}
+	return known
+}
+
+// logSent tells that it is not remembered any more what was sent.
+func (d *Dispatcher) logSent(err error) {
+	if err != nil {
+		d.Log.Error("profiles are sent however often they come, until this worker starts again", "destination", d.Destination.ID, "err", err)
+	}
+}

@@ -14,6 +14,7 @@ import (
 	"attentive.internal/attributes-worker/internal/accepted"
 	"attentive.internal/attributes-worker/internal/attentive"
 	"attentive.internal/attributes-worker/internal/batch"
+	"attentive.internal/attributes-worker/internal/changed"
 	"attentive.internal/attributes-worker/internal/lane"
 	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/config"
@@ -62,6 +63,8 @@ type open struct {
 	// settled is when a call without an answer, made before the batch was accepted,
 	// may no longer have an effect.
 	settled time.Time
+	// ours is true when this tenure has sent it.
+	ours bool
 	// review is true once it was told that the API has a person look at it.
 	review bool
 }
@@ -73,7 +76,7 @@ func (d *Dispatcher) newBatches() *batches {
 	}
 	b.packer = batch.New[*Profile](batch.Limits{
 		Rows: attentive.MaxBulkRecords, Bytes: accepted.MaxMessages, FillWait: b.settings.FillWait, Held: mostHeld,
-	}, nil)
+	}, b.unchangedRow)
 	b.asks = d.Account.through(b.status.limiter, d.Tenure)
 	return b
 }
@@ -148,6 +151,9 @@ func (b *batches) send(ctx context.Context) {
 		}
 		underWay.Go(func() {
 			defer func() { <-slots }()
+			b.finishRows(ctx, taken.Skipped, func() {
+				b.Metrics.ProfilesSkipped(b.Kind, b.Destination.ID, metrics.Unchanged).Inc()
+			})
 			b.bringRows(ctx, taken.Rows)
 		})
 	}
@@ -161,6 +167,9 @@ func (b *batches) bringRows(ctx context.Context, rows []row) {
 	if suspected(rows) && (len(rows) > 1 || len(rows[0]) > 1) {
 		b.split(ctx, rows)
 		return
+	}
+	for _, r := range rows {
+		b.logSent(b.sent.Begin(b.sentBy(r)))
 	}
 	p := b.carrier(rows)
 	release := func() {}
@@ -295,6 +304,19 @@ func (b *batches) Send(ctx context.Context, c *Call, p *Profile) error {
 	})
 }
 
+// unchangedRow reports whether the same was the last that a row's subscriber was sent.
+func (b *batches) unchangedRow(r row) bool {
+	return b.sent != nil && b.sent.Known(b.sentBy(r))
+}
+
+// sentBy is what a row is remembered by.
+func (b *batches) sentBy(r row) changed.Update {
+	if b.sent == nil {
+		return changed.Update{}
+	}
+	return b.sent.Of(r[0].Of.keys(), merged(r).Values)
+}
+
 // merged is what the profiles of a row set together: of each attribute the last one.
 func merged(r row) attentive.Attributes {
 	all := attributes(r[len(r)-1].Of.Profile)
@@ -329,7 +351,7 @@ func (b *batches) giveUpRows(ctx context.Context, p *Profile, fate *fault.Error)
 // older one cannot come back alone.
 func (b *batches) acknowledgeRows(ctx context.Context, p *Profile) {
 	keys := batch.Keys(p.batch)
-	o := &open{Job: b.jobs.New(p.accepted, time.Now()), keys: keys}
+	o := &open{Job: b.jobs.New(p.accepted, time.Now()), keys: keys, ours: true}
 	if !p.unsettled.IsZero() {
 		o.settled = p.unsettled.Add(b.Account.timeout)
 	}
@@ -340,13 +362,22 @@ func (b *batches) acknowledgeRows(ctx context.Context, p *Profile) {
 	b.packer.Hold(o.Job, p.batch)
 	b.jobs.Add(o.Job)
 	b.Metrics.Batches(b.Destination.ID, metrics.BatchAccepted).Inc()
+	sent, attempts := b.Metrics.Rows(b.Kind, b.Destination.ID, metrics.Sent), b.Metrics.Attempts(b.Kind, b.Destination.ID, nil)
+	b.finishRows(ctx, p.batch, func() {
+		sent.Inc()
+		attempts.Inc()
+	})
+}
+
+// finishRows acknowledges the profiles of rows, counting each: those of a row one
+// after the other.
+func (b *batches) finishRows(ctx context.Context, rows []row, count func()) {
 	g := new(errgroup.Group)
 	g.SetLimit(acksUnderWay)
-	for _, r := range p.batch {
+	for _, r := range rows {
 		g.Go(func() error {
 			for _, u := range r {
-				b.Metrics.Rows(b.Kind, b.Destination.ID, metrics.Sent).Inc()
-				b.Metrics.Attempts(b.Kind, b.Destination.ID, nil).Inc()
+				count()
 				if !b.finish(ctx, u) {
 					break
 				}

@@ -12,6 +12,7 @@ import (
 
 	"attentive.internal/attributes-worker/internal/accepted"
 	"attentive.internal/attributes-worker/internal/attentive"
+	"attentive.internal/attributes-worker/internal/changed"
 	"attentive.internal/attributes-worker/internal/lane"
 	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/config"
@@ -80,6 +81,7 @@ type Dispatcher struct {
 	barrier  barrier           // closed while the settings are refused
 	refusals refusals
 	holds    holds
+	sent     *changed.Store // nil: profiles are sent however often they come
 }
 
 // Sender makes the calls of one kind. Its methods are called concurrently, but
@@ -119,8 +121,9 @@ type Profile struct {
 	unsettled time.Time     // when the last call ended whose outcome is not known
 	call      callState     // of a consent call
 	company   string        // whose subscriber it is; consent only, set by Ready
-	batch     []row         // that it stands for; nil: it stands for itself
-	accepted  string        // what the API calls the batch
+	sent      changed.Update
+	batch     []row  // that it stands for; nil: it stands for itself
+	accepted  string // what the API calls the batch
 }
 
 // Run sends profiles until ctx ends, and returns when no call is under way.
@@ -135,6 +138,14 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	defer d.holds.end()
 	d.barrier.notice = d.holds.notice()
 	defer d.barrier.end()
+	if only := d.Destination.Attributes.OnlyChanged; only != nil && d.Kind == contract.Attributes {
+		sent, err := changed.Open(*only)
+		if err != nil {
+			d.Log.Error("profiles are sent however often they come", "destination", d.Destination.ID, "err", err)
+		}
+		d.sent = sent
+		defer func() { d.logSent(sent.Close()) }()
+	}
 	if d.inBatches() {
 		return d.runBatches(ctx)
 	}
@@ -248,6 +259,9 @@ func (d *Dispatcher) attempt(ctx context.Context, p *Profile) (err error) {
 		d.Metrics.ProfilesSkipped(d.Kind, d.Destination.ID, metrics.JobCancelled).Inc()
 		return nil
 	}
+	if d.unchanged(p) {
+		return nil
+	}
 	if err := d.Sender.Ready(ctx, p); err != nil {
 		return err
 	}
@@ -262,9 +276,11 @@ func (d *Dispatcher) attempt(ctx context.Context, p *Profile) (err error) {
 	if err := p.message.CrashLoop(); err != nil {
 		return err
 	}
+	d.logSent(d.sent.Begin(p.sent))
 	if called, err := d.traced(ctx, p); err != nil || !called {
 		return err // without an error: it was not due any more
 	}
+	d.logSent(d.sent.End(p.sent))
 	d.Metrics.Rows(d.Kind, d.Destination.ID, metrics.Sent).Inc()
 	d.Metrics.Attempts(d.Kind, d.Destination.ID, nil).Inc()
 	return nil

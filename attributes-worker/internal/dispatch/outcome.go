@@ -184,29 +184,35 @@ func (b *batches) confirm(ctx context.Context, o *open, entry accepted.Batch, ou
 	for _, outcome := range outcomes {
 		known[outcome.Identifiers] = outcome
 	}
-	for _, r := range entry.Rows {
-		identity, err := identityOf(r[len(r)-1])
+	for _, messages := range entry.Rows {
+		r, err := read(messages)
 		if err != nil {
 			err = fault.Permanentf(fault.InvalidMessage, "a message of an accepted batch: %w", err)
-		} else if outcome, ok := known[identity]; !ok {
+		} else if outcome, ok := known[merged(r).Identity()]; !ok {
 			err = fault.Permanentf(fault.OutcomeUnknown, "the results of the batch %s do not name the row", o.ID)
 		} else if outcome.Refused != "" {
 			err = fault.Permanentf(fault.Rejected, "%s", outcome.Refused)
 		}
-		if err != nil && !b.buryRow(ctx, o, r, fault.Of(err)) {
+		switch {
+		case err != nil && !b.buryRow(ctx, o, messages, fault.Of(err)):
 			return false
+		case err == nil && o.ours:
+			b.logSent(b.sent.End(b.sentBy(r)))
 		}
 	}
 	return b.close(ctx, o, metrics.BatchCompleted)
 }
 
-// identityOf returns how the results of a batch call whom a message is about.
-func identityOf(m *queue.Message) (string, error) {
-	p := &attentivev1.Profile{}
-	if err := contract.Decode(m.Header, m.Data, p); err != nil {
-		return "", err
+// read returns the row that messages are.
+func read(messages []*queue.Message) (r row, err error) {
+	for _, m := range messages {
+		p := &Profile{Profile: &attentivev1.Profile{}, message: m}
+		if err := contract.Decode(m.Header, m.Data, p.Profile); err != nil {
+			return nil, err
+		}
+		r = append(r, &update{Of: p})
 	}
-	return attributes(p).Identity(), nil
+	return r, nil
 }
 
 // close lets the subscribers of a batch go, and forgets it. What cannot be
