@@ -393,30 +393,39 @@ func FuzzAdd(f *testing.F) {
 	f.Add("Jeans", []byte("+14155552671"))
 	f.Add("a,\"b\"\r\n", []byte("\"x\",\n@"))
 	f.Add("=1", []byte("-1+1"))
+	// What encoding/csv reads of a line end in quotes.
+	lines := func(s string) string { return strings.ReplaceAll(s, "\r\n", "\n") }
 	f.Fuzz(func(t *testing.T, group string, value []byte) {
-		var kept bytes.Buffer
-		w := reject.New(brokenStore{put: func(_ context.Context, r io.Reader) error {
-			_, err := io.Copy(&kept, r)
-			return err
-		}}, name)
-		add(t, w, reject.Row{Group: group, Number: 1, Reason: "missing", Value: value}, reject.Row{Number: 2, Reason: "missing"})
-		if _, err := w.Close(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		r := csv.NewReader(&kept)
-		records, err := r.ReadAll()
-		if err != nil || len(records) != 3 {
-			t.Fatalf("%q, %q: %d records, %v", group, value, len(records), err)
-		}
-		got := strings.TrimPrefix(records[1][0], "'")
-		want := strings.ReplaceAll(strings.TrimPrefix(group, "'"), "\r\n", "\n") // as encoding/csv reads it
-		if got != want {
+		masked := row(t, reject.New, group, value)
+		if got, want := strings.TrimPrefix(masked[0], "'"), lines(strings.TrimPrefix(group, "'")); got != want {
 			t.Errorf("group %q reads as %q", group, got)
 		}
-		for _, cell := range records[1] {
+		for _, cell := range masked {
 			if cell != "" && strings.ContainsRune("=-@\t\r", rune(cell[0])) {
 				t.Errorf("cell %q is a formula", cell)
 			}
 		}
+		if got := row(t, reject.NewFull, group, value)[3]; got != lines(string(value)) {
+			t.Errorf("value %q reads as %q", value, got)
+		}
 	})
+}
+
+// row returns the cells that encoding/csv reads of a row that was kept.
+func row(t *testing.T, open func(jetstream.ObjectStore, string) *reject.Writer, group string, value []byte) []string {
+	t.Helper()
+	var kept bytes.Buffer
+	w := open(brokenStore{put: func(_ context.Context, r io.Reader) error {
+		_, err := io.Copy(&kept, r)
+		return err
+	}}, name)
+	add(t, w, reject.Row{Group: group, Number: 1, Reason: "missing", Value: value}, reject.Row{Number: 2, Reason: "missing"})
+	if _, err := w.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	records, err := csv.NewReader(&kept).ReadAll()
+	if err != nil || len(records) != 3 {
+		t.Fatalf("%q, %q: %d records, %v", group, value, len(records), err)
+	}
+	return records[1]
 }

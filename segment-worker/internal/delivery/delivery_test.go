@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -373,6 +374,58 @@ func TestDateIsThatOfTheZone(t *testing.T) {
 	want := fileOf(now.In(location), 1)
 	if got := e.Segments[0].GetFiles()[0]; got != want || got == fileOf(now, 1) {
 		t.Errorf("file %s, want %s, the date in %s", got, want, zone)
+	}
+}
+
+// TestMidnight: the files of a job have one date, that of the moment in which it
+// was decided to publish them, and days are as long as the zone makes them.
+func TestMidnight(t *testing.T) {
+	t.Parallel()
+	var clock atomic.Int64
+	set := func(text string) {
+		at, err := time.Parse(time.RFC3339, text)
+		if err != nil {
+			t.Error(err)
+		}
+		clock.Store(at.Unix())
+	}
+	p := newPlace(t)
+	p.settings = "time_zone: America/New_York"
+	p.configure()
+	p.now = func() time.Time { return time.Unix(clock.Load(), 0) }
+	p.sftp.Observe(func(op sftptest.Op, _ string) {
+		if op == sftptest.OpRename {
+			set("2026-11-01T00:30:00-04:00")
+		}
+	})
+	taken := "shop_subscriber_segment_20261031_2.csv"
+	if err := os.WriteFile(p.sftp.Path(p.folder+"/"+taken), []byte("theirs"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	set("2026-10-31T23:59:59-04:00")
+	p.byHand()
+	names := func(e ledger.Entry) (all []string) {
+		for _, s := range e.Segments {
+			for _, f := range s.GetFiles() {
+				all = append(all, strings.TrimSuffix(strings.TrimPrefix(f, "shop_subscriber_segment_"), ".csv"))
+			}
+		}
+		return all
+	}
+	e := p.delivers(p.campaign("A", csv(212, 1), csv(213, 1))) // midnight passes between the renames
+	if diff := cmp.Diff([]string{"20261031_1", "20261031_3"}, names(e)); diff != "" {
+		t.Errorf("files of the job over midnight (-want +got):\n%s", diff)
+	}
+	p.sftp.Observe(nil)
+	for i, now := range []string{
+		"2026-11-01T01:30:00-04:00", // before the clocks go back
+		"2026-11-01T01:30:00-05:00", // the same hour again
+		"2026-11-01T23:30:00-05:00", // the 25th hour of that day
+	} {
+		set(now)
+		if diff := cmp.Diff([]string{fmt.Sprintf("20261101_%d", i+1)}, names(p.delivers(p.orchestration("VIP", csv(214, 1))))); diff != "" {
+			t.Errorf("file of a job at %s (-want +got):\n%s", now, diff)
+		}
 	}
 }
 

@@ -54,6 +54,7 @@ type place struct {
 	sftp   *sftptest.Server
 	dir    string
 	log    *buffer
+	now    func() time.Time // of workers put together by hand; nil for time.Now
 
 	// What the next configure writes, and where; set before.
 	config       string

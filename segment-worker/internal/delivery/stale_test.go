@@ -238,13 +238,14 @@ type hand struct {
 	config string // file
 	log    io.Writer
 	fence  func(*owner.Tenure) func(net.Conn) net.Conn
+	now    func() time.Time // of file names; nil for time.Now
 }
 
 // byHand runs such a worker, which gives its job no time when it is stopped.
 func (p *place) byHand() (stop func()) {
 	p.t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(p.t.Context()))
-	h := hand{config: filepath.Join(p.dir, p.config), log: p.log, fence: func(tenure *owner.Tenure) func(net.Conn) net.Conn { return tenure.Conn }}
+	h := hand{config: filepath.Join(p.dir, p.config), log: p.log, now: p.now, fence: func(tenure *owner.Tenure) func(net.Conn) net.Conn { return tenure.Conn }}
 	var running sync.WaitGroup
 	running.Go(func() { h.run(ctx, p.t) })
 	stop = func() {
@@ -261,6 +262,9 @@ func (h hand) run(ctx context.Context, t *testing.T) {
 	if err != nil {
 		t.Error(err)
 		return
+	}
+	if h.now == nil {
+		h.now = time.Now
 	}
 	d := cfg.Destinations[0]
 	account := cfg.Credentials[0].SFTP
@@ -293,7 +297,7 @@ func (h hand) run(ctx context.Context, t *testing.T) {
 			},
 			Sessions: make(chan struct{}, 1), Sources: sources, Rejects: rejects, Ledger: jobs,
 			Numbers: filename.NewNumbers(files), Baselines: baseline.New(files), Metrics: m,
-			CallTimeout: handTimeout, Now: time.Now,
+			CallTimeout: handTimeout, Now: h.now,
 		}
 		runner := &job.Runner[*attentivev1.SegmentJob]{
 			Kind: contract.Segment, Destination: d.ID, New: func() *attentivev1.SegmentJob { return &attentivev1.SegmentJob{} },
