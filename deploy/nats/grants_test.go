@@ -21,6 +21,7 @@ func occasional() map[string]string {
 		"$JS.FC.>": "the broker asks a slow reader of a bucket to keep up",
 		"$JS.API.STREAM.PURGE.OBJ_attentive_rejects":    "a job that is tried again writes its rejects anew",
 		"$JS.API.STREAM.PURGE.OBJ_attentive_audiences":  "an upload that breaks off",
+		"$O.attentive_audiences.M.*":                    "audiences of old jobs are removed",
 		"$JS.API.CONSUMER.DELETE.KV_attentive_owners.*": "a watch that ends",
 		"$JS.API.CONSUMER.DELETE.KV_attentive_ledger.*": "a watch that ends",
 		"$JS.API.CONSUMER.DELETE.KV_attentive_pauses.*": "a watch that ends",

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"attentive.internal/pkg/broker"
@@ -63,23 +62,18 @@ func Jobs(ctx context.Context, conn *broker.Conn, k contract.Kind, destination s
 	}
 }
 
-// of reads a message.
+// of reads a message, as far as it can be read.
 func of(m *jetstream.RawStreamMsg, k contract.Kind) Job {
 	_, destination, _ := strings.Cut(m.Subject, "."+string(k)+".")
+	job := contract.New(k)
+	_ = contract.Decode(m.Header, m.Data, job) // what was read before a fault may have the id
 	return Job{
 		Entry: ledger.Entry{
-			Kind: k, Destination: destination, JobID: jobID(m.Header, m.Data, k),
+			Kind: k, Destination: destination, JobID: contract.JobID(job), Objects: contract.Objects(job),
 			Fingerprint: ledger.Fingerprint(m.Data), Sequence: deadletter.Place(m.Header, m.Sequence),
 		},
 		Stored: m.Time,
 	}
-}
-
-// jobID returns the id of the job in a message, or "".
-func jobID(h nats.Header, data []byte, k contract.Kind) string {
-	m := contract.New(k)
-	_ = contract.Decode(h, data, m) // what was read before a fault may have the id
-	return contract.JobID(m)
 }
 
 // Queue is what the broker knows of one queue.

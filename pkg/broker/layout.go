@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"time"
@@ -24,6 +25,10 @@ type Settings struct {
 	DeadBytes int64
 	// EventsBytes is where events begin to be forgotten. Default 256 MiB.
 	EventsBytes int64
+	// RejectsAge is how long rows are kept that could not be sent. Default 30 days.
+	RejectsAge time.Duration
+	// ActionsAge is how long it is kept what operators did. Default a year.
+	ActionsAge time.Duration
 }
 
 func (s Settings) withDefaults() Settings {
@@ -33,6 +38,7 @@ func (s Settings) withDefaults() Settings {
 		}
 	}
 	s.Replicas = max(s.Replicas, 1)
+	s.RejectsAge, s.ActionsAge = cmp.Or(s.RejectsAge, rejectsAge), cmp.Or(s.ActionsAge, actionsAge)
 	orDefault(&s.JobsBytes, 1<<30)
 	orDefault(&s.ProfilesBytes, 4<<30)
 	orDefault(&s.DeadBytes, 1<<30)
@@ -93,7 +99,7 @@ func assets(s Settings) []asset {
 		bucket(jetstream.KeyValueConfig{Bucket: BucketFiles, Description: "file numbers and published files", Replicas: s.Replicas}),
 		bucket(jetstream.KeyValueConfig{Bucket: BucketPauses, Description: "destinations that an operator has paused", Replicas: s.Replicas}),
 		objects(ObjectsAudiences, "audiences that jobs name as their source", s.Replicas, 0),
-		objects(ObjectsRejects, "rows that could not be used", s.Replicas, rejectsAge),
+		objects(ObjectsRejects, "rows that could not be used", s.Replicas, s.RejectsAge),
 	)
 }
 
@@ -146,7 +152,7 @@ func streams(s Settings) []asset {
 	actions.Discard = jetstream.DiscardOld
 	actions.MaxMsgSize = contract.MaxMessageBytes
 	actions.MaxBytes = actionsBytes
-	actions.MaxAge = actionsAge
+	actions.MaxAge = s.ActionsAge
 	actions.Duplicates = jobsWindow
 
 	list := make([]asset, 0, 5)

@@ -56,8 +56,13 @@ const storeTimeout = 10 * time.Second
 // message, are those of [Conn.Store]; what follows a message that failed may be
 // stored.
 func (c *Conn) StoreAll(ctx context.Context, stream string, ms []*nats.Msg) []error {
+	if len(ms) == 0 {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
+	ctx, done := c.UnlessForbidden(ctx, ms[0].Subject)
+	defer done()
 	errs := make([]error, len(ms))
 	acks := make([]jetstream.PubAckFuture, len(ms))
 	for i, m := range ms {

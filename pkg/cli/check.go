@@ -9,9 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/cli/progress"
 	"attentive.internal/pkg/config"
+	"attentive.internal/pkg/worker"
 )
 
 // Outcome is how a Trial ended.
@@ -125,7 +125,7 @@ func (c *checker) broker(ctx context.Context, cfg *config.Config) {
 		return
 	}
 	c.found(Trial{Passed, "broker", "connect", cfg.Broker.URL + ", nats-server " + conn.NC.ConnectedServerVersion()})
-	err = conn.Check(ctx, broker.Settings{Replicas: cfg.Broker.Replicas})
+	err = conn.Check(ctx, worker.BrokerSettings(cfg))
 	switch {
 	case err == nil:
 		c.found(Trial{Passed, "broker", "streams", "all streams and buckets are there"})

@@ -48,6 +48,8 @@ type Config struct {
 	// Lease is how long an account stays with an owner that does not renew.
 	// Default 15 s, from 2 s to 60 s.
 	Lease time.Duration
+	// Retention says how long is kept what has ended.
+	Retention Retention
 	// Credentials in the order of the file; ids are unique.
 	Credentials []Credential
 	// Destinations in the order of the file; ids are unique.
@@ -85,6 +87,21 @@ type BrokerTLS struct {
 	CAFile string
 	// CertificateFile and KeyFile are shown to a broker that asks; empty: none.
 	CertificateFile, KeyFile string
+}
+
+// Retention says how long is kept what has ended. What a dead letter refers to is
+// kept for as long as that.
+type Retention struct {
+	// Audiences of a job that has succeeded or was cancelled. Default 7 days, from
+	// 1 hour to 365 days.
+	Audiences time.Duration
+	// Rejects are rows that could not be sent. Default 30 days, from 1 day to 365.
+	Rejects time.Duration
+	// Ledger keeps what is known of a job that has ended. Default 90 days, from 7
+	// to 3650. A job that is published again after that is done again.
+	Ledger time.Duration
+	// Actions of operators. Default 365 days, from 30 to 3650.
+	Actions time.Duration
 }
 
 // SourceLimits are the most that one source may hold. The defaults are the

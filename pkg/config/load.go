@@ -125,6 +125,7 @@ func (r *reader) config(v value) *Config {
 		SourceLimits:   get(m, "source_limits", mostOfSources, readSourceLimits),
 		S3:             get(m, "s3", defaultS3, readS3),
 		Lease:          get(m, "lease", 15*time.Second, duration(2*time.Second, time.Minute)),
+		Retention:      get(m, "retention", defaultRetention, readRetention),
 	}
 	credentials := &ids{what: "credential"}
 	const logins = "list what the destinations log in with"
@@ -141,6 +142,22 @@ func (r *reader) config(v value) *Config {
 		}
 	}
 	return cfg
+}
+
+const day = 24 * time.Hour
+
+var defaultRetention = Retention{Audiences: 7 * day, Rejects: 30 * day, Ledger: 90 * day, Actions: 365 * day}
+
+func readRetention(v value) Retention {
+	m := v.mapping()
+	r := Retention{
+		Audiences: get(m, "audiences", defaultRetention.Audiences, duration(time.Hour, 365*day)),
+		Rejects:   get(m, "rejects", defaultRetention.Rejects, duration(day, 365*day)),
+		Ledger:    get(m, "ledger", defaultRetention.Ledger, duration(7*day, 3650*day)),
+		Actions:   get(m, "actions", defaultRetention.Actions, duration(30*day, 3650*day)),
+	}
+	m.done()
+	return r
 }
 
 var defaultBroker = Broker{URL: "nats://127.0.0.1:4222", InboxPrefix: "_INBOX", Replicas: 1, ManageStreams: true}

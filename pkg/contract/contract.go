@@ -105,3 +105,23 @@ func JobID(m proto.Message) string {
 	}
 	return ""
 }
+
+// Objects returns the names of the objects that a job reads.
+func Objects(m proto.Message) []string {
+	var sources []*attentivev1.Source
+	switch m := m.(type) {
+	case *attentivev1.SegmentJob:
+		for _, g := range m.GetGroups() {
+			sources = append(sources, g.GetSource())
+		}
+	case *attentivev1.AttributesJob:
+		sources = append(sources, m.GetSource())
+	}
+	var names []string
+	for _, s := range sources {
+		if name := s.GetObject(); name != "" && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}

@@ -97,6 +97,7 @@ func (r *Run[J]) open(ctx context.Context) error {
 		JobID:       r.Job.GetId(),
 		Fingerprint: ledger.Fingerprint(r.Message.Data),
 		Replaces:    r.replaces(),
+		Objects:     contract.Objects(r.Job),
 		Sequence:    deadletter.Place(r.Message.Header, r.Message.Sequence),
 	})
 	if err != nil {
@@ -139,7 +140,7 @@ func (r *Run[J]) accept(ctx context.Context) error {
 		err := r.Advance(ctx, "replayed by an operator", func(e *ledger.Entry) {
 			e.State, e.Failures, e.Spent, e.Reason, e.Detail = ledger.Received, 0, 0, "", ""
 			if print := ledger.Fingerprint(r.Message.Data); print != e.Fingerprint { // repaired by an operator
-				e.Fingerprint, e.Plan = print, nil
+				e.Fingerprint, e.Objects, e.Plan = print, contract.Objects(r.Job), nil
 			}
 			e.Progress, e.Segments, e.Warnings = nil, nil, nil
 		})

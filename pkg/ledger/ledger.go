@@ -121,6 +121,8 @@ type Entry struct {
 	// Sequence of the first message that carried the job: its place among the
 	// jobs of its stream, which a replay does not change.
 	Sequence uint64 `json:"sequence"`
+	// Objects of the broker that hold the job's audience.
+	Objects []string `json:"objects,omitempty"`
 	// Settled names the message that was dead-lettered last, so that it is known
 	// when it is delivered again.
 	Settled  string    `json:"settled,omitempty"`

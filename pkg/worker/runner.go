@@ -29,6 +29,7 @@ import (
 	"attentive.internal/pkg/owner"
 	"attentive.internal/pkg/pause"
 	"attentive.internal/pkg/queuedepth"
+	"attentive.internal/pkg/retention"
 	"attentive.internal/pkg/source"
 	"attentive.internal/pkg/sweep"
 	"attentive.internal/pkg/tracing"
@@ -246,8 +247,8 @@ func named(owners *owner.Owner, pauses *pause.Board) func() ([]string, bool) {
 	}
 }
 
-// sweep gives up what no replica of the program has a name for, whenever the
-// sweeper's lease is ours. The lease is no account to be shared: whoever has it
+// sweep gives up what no replica of the program has a name for, and removes what is
+// kept of old jobs, whenever the sweeper's lease is ours. The lease is no account to be shared: whoever has it
 // still takes as many accounts as the others.
 func (r *runner) sweep(ctx context.Context, leases jetstream.KeyValue, p Parts, named func() ([]string, bool)) error {
 	name := "sweeper-" + r.program.Name
@@ -256,9 +257,17 @@ func (r *runner) sweep(ctx context.Context, leases jetstream.KeyValue, p Parts, 
 		cfg.Swept = func(ctx context.Context, destination string) error { return r.program.Swept(ctx, p, destination) }
 	}
 	sweeper := sweep.New(p.Parts, cfg)
+	keep := p.Config.Retention
+	cleaner := retention.New(p.Parts, p.Audiences, retention.Config{Kinds: r.program.Kinds, Audiences: keep.Audiences, Ledger: keep.Ledger})
 	o := owner.New(leases, owner.Config{ID: r.id + "-sweeper", Program: name, Lease: p.Config.Lease}, r.log)
 	return o.Run(ctx, owner.Plan{Accounts: []string{name}}, func(ctx context.Context, _ string, t *owner.Tenure) error {
-		return sweeper.Run(ctx, t)
+		g, ctx := errgroup.WithContext(ctx)
+		g.Go(func() error {
+			cleaner.Run(ctx)
+			return nil
+		})
+		g.Go(func() error { return sweeper.Run(ctx, t) })
+		return g.Wait()
 	})
 }
 
@@ -287,7 +296,9 @@ func BrokerOptions(cfg *config.Config, name string) broker.Options {
 
 // BrokerSettings are the sizes of streams and buckets for cfg.
 func BrokerSettings(cfg *config.Config) broker.Settings {
-	return broker.Settings{Replicas: cfg.Broker.Replicas}
+	return broker.Settings{
+		Replicas: cfg.Broker.Replicas, RejectsAge: cfg.Retention.Rejects, ActionsAge: cfg.Retention.Actions,
+	}
 }
 
 // metrics begins the metrics of a configuration: their labels are its
@@ -356,7 +367,7 @@ func (r *runner) parts(ctx context.Context, conn *broker.Conn, cfg *config.Confi
 		},
 		Config:  cfg,
 		Sources: sources,
-		Rejects: rejects,
-		Pauses:  pause.NewBoard(pauses, r.log),
+		Rejects: rejects, Audiences: audiences,
+		Pauses: pause.NewBoard(pauses, r.log),
 	}, leases, nil
 }

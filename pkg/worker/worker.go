@@ -88,6 +88,8 @@ type Parts struct {
 	Sources *source.Opener
 	// Rejects keeps the rows that cannot be sent.
 	Rejects jetstream.ObjectStore
+	// Audiences are the objects that jobs name as their source.
+	Audiences jetstream.ObjectStore
 	// Pauses shows which destinations are not to be worked.
 	Pauses *pause.Board
 }

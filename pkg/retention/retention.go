@@ -1,0 +1,179 @@
+// Package retention removes what is kept of jobs that have ended, when its time is
+// over: the objects with their audiences first, then what the ledger knows of them.
+//
+// What a dead letter of the job may need stays for as long as the letter does; so
+// does an object that any other job reads which has not ended, or has ended a short
+// while ago. Objects that no job in a queue or in the ledger names are left alone: they
+// may be of a job that is still to be published. Rejected rows, events and the actions
+// of operators end by the age that the broker itself enforces.
+package retention
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"attentive.internal/pkg/backlog"
+	"attentive.internal/pkg/backoff"
+	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/job"
+	"attentive.internal/pkg/ledger"
+)
+
+// lookEvery is the time between two looks.
+const lookEvery = time.Hour
+
+// Config says what is removed when.
+type Config struct {
+	// Kinds of the jobs whose ledger entries are removed.
+	Kinds []contract.Kind
+	// Audiences and Ledger are how long objects and entries are kept after a job has
+	// ended.
+	Audiences, Ledger time.Duration
+}
+
+// Cleaner removes what is kept of jobs that have ended.
+type Cleaner struct {
+	job.Parts
+	objects jetstream.ObjectStore
+	cfg     Config
+	now     func() time.Time
+}
+
+// New returns a Cleaner over the object store of audiences. It does nothing until Run.
+func New(parts job.Parts, objects jetstream.ObjectStore, cfg Config) *Cleaner {
+	return &Cleaner{Parts: parts, objects: objects, cfg: cfg, now: time.Now}
+}
+
+// Run removes until ctx ends. What fails is logged and tried an hour later. Several
+// that run at once do no harm.
+func (c *Cleaner) Run(ctx context.Context) {
+	for {
+		if err := c.Look(ctx); err != nil && ctx.Err() == nil {
+			c.Log.Warn("what is kept of old jobs is not removed yet", "err", err)
+		}
+		if backoff.Sleep(ctx, lookEvery) != nil {
+			return
+		}
+	}
+}
+
+// Look removes what is due.
+func (c *Cleaner) Look(ctx context.Context) error {
+	needed, err := c.needed(ctx)
+	if err != nil {
+		return err
+	}
+	stored, err := c.stored(ctx)
+	if err != nil {
+		return err
+	}
+	removed := 0
+	for _, k := range c.cfg.Kinds {
+		if !k.Job() {
+			continue
+		}
+		for e, err := range c.Parts.Ledger.Entries(ctx, k, "*", "*") {
+			if err != nil {
+				return err
+			}
+			for _, name := range e.Objects {
+				if !stored[name] || needed[name] || !c.over(e, c.cfg.Audiences) {
+					continue
+				}
+				if err := c.objects.Delete(ctx, name); err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
+					return fmt.Errorf("remove the audience %q of job %s: %w", name, e.JobID, err)
+				}
+				delete(stored, name)
+				removed++
+			}
+			if err := c.forget(ctx, e); err != nil {
+				return err
+			}
+		}
+	}
+	if removed > 0 {
+		c.Log.Info("audiences of old jobs are removed", "objects", removed)
+	}
+	return nil
+}
+
+// over reports whether a job has ended, with nothing left to be done for it, a time
+// ago.
+func (c *Cleaner) over(e ledger.Entry, after time.Duration) bool {
+	return (e.State == ledger.Succeeded || e.State == ledger.Cancelled) && c.now().Sub(e.Updated) > after
+}
+
+// needed returns the objects that somebody may still read.
+func (c *Cleaner) needed(ctx context.Context) (map[string]bool, error) {
+	needed := make(map[string]bool)
+	for _, k := range []contract.Kind{contract.Segment, contract.Expand} {
+		for j, err := range backlog.Jobs(ctx, c.Conn, k, "*") {
+			if err != nil {
+				return nil, err
+			}
+			for _, name := range j.Objects {
+				needed[name] = true
+			}
+		}
+		for e, err := range c.Parts.Ledger.Entries(ctx, k, "*", "*") {
+			if err != nil {
+				return nil, err
+			}
+			if len(e.Objects) == 0 {
+				continue
+			}
+			dead := uint64(0)
+			if c.over(e, c.cfg.Audiences) {
+				if dead, err = backlog.Dead(ctx, c.Conn, e.Destination, e.JobID); err != nil {
+					return nil, err
+				}
+			}
+			if !c.over(e, c.cfg.Audiences) || dead > 0 {
+				for _, name := range e.Objects {
+					needed[name] = true
+				}
+			}
+		}
+	}
+	return needed, nil
+}
+
+// stored returns the objects that there are.
+func (c *Cleaner) stored(ctx context.Context) (map[string]bool, error) {
+	stored := make(map[string]bool)
+	list, err := c.objects.List(ctx)
+	if errors.Is(err, jetstream.ErrNoObjectsFound) {
+		return stored, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", broker.ObjectsAudiences, err)
+	}
+	for _, info := range list {
+		stored[info.Name] = true
+	}
+	return stored, nil
+}
+
+// forget removes a job's entry when its time is over.
+func (c *Cleaner) forget(ctx context.Context, e ledger.Entry) error {
+	if !e.State.Terminal() || c.now().Sub(e.Updated) <= c.cfg.Ledger {
+		return nil
+	}
+	dead, err := backlog.Dead(ctx, c.Conn, e.Destination, e.JobID)
+	if err != nil || dead > 0 {
+		return err
+	}
+	record, ok, err := c.Parts.Ledger.Find(ctx, e.Kind, e.Destination, e.JobID)
+	if err != nil || !ok || !record.Entry().Updated.Equal(e.Updated) {
+		return err // it goes on
+	}
+	if err := c.Parts.Ledger.Remove(ctx, record); err != nil && !errors.Is(err, ledger.ErrStale) {
+		return err
+	}
+	return nil
+}

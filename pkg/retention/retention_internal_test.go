@@ -1,0 +1,135 @@
+package retention
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/deadletter"
+	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/job"
+	"attentive.internal/pkg/ledger"
+	"attentive.internal/pkg/publish"
+	"attentive.internal/pkg/queuetest"
+	attentivev1 "attentive.internal/proto/attentive/v1"
+)
+
+const day = 24 * time.Hour
+
+// shelf is a broker on which jobs have left something.
+type shelf struct {
+	*Cleaner
+	t *testing.T
+}
+
+func newShelf(t *testing.T) *shelf {
+	t.Helper()
+	conn := queuetest.Start(t).Conn(t)
+	kv, err := conn.JS.KeyValue(t.Context(), broker.BucketLedger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects, err := conn.JS.ObjectStore(t.Context(), broker.ObjectsAudiences)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &shelf{New(job.Parts{Conn: conn, Ledger: ledger.New(kv), Log: slog.New(slog.DiscardHandler)}, objects,
+		Config{Kinds: []contract.Kind{contract.Segment}, Audiences: 7 * day, Ledger: 90 * day}), t}
+}
+
+// job enters a job that is in a state, and reads an object of the name.
+func (s *shelf) job(state ledger.State, object string) string {
+	s.t.Helper()
+	if _, err := s.objects.PutString(s.t.Context(), object, "mobile\n"); err != nil {
+		s.t.Fatal(err)
+	}
+	id := uuid.NewString()
+	record, err := s.Parts.Ledger.Begin(s.t.Context(), ledger.Entry{Kind: contract.Segment, Destination: "acme", JobID: id, Objects: []string{object}})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := record.Change(s.t.Context(), func(e *ledger.Entry) { e.State = state }); err != nil {
+		s.t.Fatal(err)
+	}
+	return id
+}
+
+func (s *shelf) dead(id string) {
+	s.t.Helper()
+	err := deadletter.New(s.Conn, "test").Put(s.t.Context(), deadletter.Letter{
+		Kind: contract.Segment, Destination: "acme", Job: id, Reason: fault.AudienceShrank,
+		Origin: deadletter.Origin{Stream: broker.StreamJobs, Subject: contract.JobSubject(contract.Segment, "acme"), Sequence: 1},
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// after looks when a time has passed, and returns the objects and the number of
+// entries that are left.
+func (s *shelf) after(d time.Duration) (objects string, entries int) {
+	s.t.Helper()
+	s.now = func() time.Time { return time.Now().Add(d) }
+	if err := s.Look(s.t.Context()); err != nil {
+		s.t.Fatal(err)
+	}
+	stored, err := s.stored(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var names []string
+	for _, name := range []string{"done", "cancelled", "shared", "dead", "at work", "queued", "nobody's"} {
+		if stored[name] {
+			names = append(names, name)
+		}
+	}
+	for _, err := range s.Parts.Ledger.Entries(s.t.Context(), "*", "*", "*") {
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		entries++
+	}
+	return strings.Join(names, ", "), entries
+}
+
+func TestWhatIsOverIsRemoved(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t)
+	s.job(ledger.Succeeded, "done")
+	s.job(ledger.Cancelled, "cancelled")
+	s.job(ledger.Succeeded, "shared")
+	s.job(ledger.Uploading, "shared")
+	s.dead(s.job(ledger.DeadLettered, "dead"))
+	s.job(ledger.Uploading, "at work")
+	s.job(ledger.Succeeded, "queued")
+	if _, err := s.objects.PutString(t.Context(), "nobody's", "mobile\n"); err != nil {
+		t.Fatal(err)
+	}
+	waiting := &attentivev1.SegmentJob{
+		Id: uuid.NewString(), Destination: "acme", Template: "default",
+		Origin: &attentivev1.SegmentJob_Orchestration{Orchestration: &attentivev1.Orchestration{SegmentName: "VIP"}},
+		Groups: []*attentivev1.Group{{Name: "g", Source: &attentivev1.Source{
+			Location: &attentivev1.Source_Object{Object: "queued"}, Format: attentivev1.Format_FORMAT_CSV,
+		}}},
+	}
+	if _, err := publish.New(s.Conn).SegmentJob(t.Context(), waiting); err != nil {
+		t.Fatal(err)
+	}
+	const all = "done, cancelled, shared, dead, at work, queued, nobody's"
+	if objects, entries := s.after(6 * day); objects != all || entries != 7 {
+		t.Errorf("after 6 days: %s, %d entries, want everything", objects, entries)
+	}
+	const kept = "shared, dead, at work, queued, nobody's"
+	if objects, entries := s.after(8 * day); objects != kept || entries != 7 {
+		t.Errorf("after 8 days: %s, %d entries, want %s and all entries", objects, entries, kept)
+	}
+	// Of what has ended only the job with a dead letter is still known.
+	if objects, entries := s.after(91 * day); objects != kept || entries != 3 {
+		t.Errorf("after 91 days: %s, %d entries, want %s and 3 entries", objects, entries, kept)
+	}
+}
