@@ -451,7 +451,7 @@ func TestReload(t *testing.T) {
 
 	p.configure("ops_address: 127.0.0.1:1", "e: u1")
 	p.works("e")
-	if !strings.Contains(p.log.String(), "ops_address take effect when the process is started again") {
+	if !strings.Contains(p.log.String(), "ops_address, and how to reach the broker, take effect when the process is started again") {
 		t.Error("nobody was told that the new ops address is not used")
 	}
 	p.readiness(200, "ready")
