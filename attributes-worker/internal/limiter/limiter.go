@@ -53,9 +53,13 @@ const (
 	// the whole in ten seconds.
 	recoverEvery = time.Second
 	recoverShare = 1.0 / 20
-	// cutEvery is how long one refusal speaks for those that follow it: calls
-	// that were under way together are refused together.
+	// cutEvery is how long refusals belong together: calls that were under way
+	// together are refused together.
 	cutEvery = time.Second
+	// fewCut is what each of a few refusals cuts the rate by: what jitter costs. fewShare
+	// of the limit, and at least one a second, are few.
+	fewCut   = 0.02
+	fewShare = 0.02
 )
 
 // Limiter hands out turns to call one endpoint. Its methods may be called
@@ -73,7 +77,8 @@ type Limiter struct {
 	limit       int     // calls a second: the ceiling, or less when the server says so
 	share       float64 // of limit, (0, 1]: below 1 while recovering from a refusal
 	grown       time.Time
-	cut         time.Time
+	cut         time.Time // when the first of the refusals came
+	refusals    int       // since cut, within cutEvery
 	lowered     time.Time // when the server last stated less than before
 	pausedUntil time.Time
 }
@@ -303,9 +308,11 @@ func (l *Limiter) changeRate(now time.Time) {
 }
 
 // Throttled says that the server has refused a call for coming too soon. The
-// rate is halved at once, but not again within a second, and grows back by a
-// twentieth of the limit each second without a refusal. No turn is handed out
-// for wait, which is zero when the server did not say how long.
+// rate is cut at once: a little for each of a few refusals, which jitter explains,
+// and by half, once a second, for more, which mean that somebody else uses the
+// limit too. It grows back by a twentieth of the limit each second without a
+// refusal. No turn is handed out for wait, which is zero when the server did not
+// say how long.
 //
 // In the second after the server has stated a lower limit, refusals are of calls
 // that were made under the higher one: they change nothing more.
@@ -321,11 +328,19 @@ func (l *Limiter) Throttled(wait time.Duration) {
 		return
 	}
 	l.grown = l.pausedUntil
-	if now.Sub(l.cut) < cutEvery {
+	if now.Sub(l.cut) >= cutEvery {
+		l.cut, l.refusals = now, 0
+	}
+	l.refusals++
+	switch few := max(1, int(fewShare*float64(l.limit))); {
+	case l.refusals <= few:
+		l.share *= 1 - fewCut
+	case l.refusals == few+1:
+		l.share /= 2
+	default:
 		return
 	}
-	l.cut = now
-	l.share = max(l.share/2, 1/float64(l.limit))
+	l.share = max(l.share, 1/float64(l.limit))
 	l.changeRate(now)
 }
 
