@@ -27,6 +27,10 @@ type fleetConfig struct {
 	lease       time.Duration
 	brokers     int // 1, or those of a cluster
 	bandwidth   int // bytes a second of an SFTP connection; zero: all
+	// api is host:port of the API, instead of the receiver's; ceiling its attribute
+	// calls a second, instead of those published.
+	api     string
+	ceiling int
 }
 
 // fleet is replicas of one worker with one account, a broker and a receiver, each

@@ -64,8 +64,13 @@ type benchmark struct {
 // benchmarks lists all of them.
 func benchmarks() []benchmark {
 	return []benchmark{
+		{"custom", "how much of the limit is used, and that no second exceeds it: takeover, limit lowered, crash", custom},
+		{"expand", "rows of a CSV into stored profiles", expand},
 		{"failover", "time without an owner after a crash, a freeze and a stop, and that no promise breaks", failover},
 		{"replay", "100,000 dead letters listed, filtered and replayed, without loss or duplicates", replay},
+		{"latency", "time from publishing an update until its call arrives, while nothing waits", latency},
+		{"memory", "peak of the attributes-worker while 5 million profiles wait", memory},
+		{"unlimited", "calls a second without a limit, beside a bare loop of the same concurrency", unlimited},
 		{"start", "time from the start of a worker's process to /readyz answering 200", start},
 	}
 }
@@ -101,7 +106,7 @@ func command(all []benchmark) *cobra.Command {
 	cmd.Flags().BoolVar(&list, "list", false, "print the names and what they measure")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print an object a line instead of a table")
 	cmd.CompletionOptions.DisableDefaultCmd = true
-	cmd.AddCommand(brokerCommand(), receiverCommand())
+	cmd.AddCommand(brokerCommand(), receiverCommand(), sinkCommand(), loopCommand())
 	return cmd
 }
 

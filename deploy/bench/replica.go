@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -80,7 +81,7 @@ func (r *replica) ready(ctx context.Context) error {
 // configure writes a replica's configuration.
 func (f *fleet) configure(r *replica) error {
 	sftpHost, sftpPort, _ := strings.Cut(f.receiver.SFTP, ":")
-	_, apiPort, _ := strings.Cut(f.receiver.API, ":")
+	_, apiPort, _ := strings.Cut(cmp.Or(f.api, f.receiver.API), ":")
 	relay := account.Relay{
 		Head:     fmt.Sprintf("broker: {url: %q, replicas: %d}\nops_address: %q\nlease: %v\n", f.url, f.brokers, r.ops, f.lease),
 		SFTPHost: sftpHost, SFTPPort: sftpPort, APIURL: "http://" + r.sender + ":" + apiPort,
@@ -92,7 +93,7 @@ func (f *fleet) configure(r *replica) error {
 	}
 	r.config = filepath.Join(dir, "relay.yaml")
 	for name, text := range map[string]string{
-		r.config: relay.YAML(),
+		r.config: f.raise(relay.YAML()),
 		filepath.Join(dir, account.PassphraseFile): account.Passphrase,
 		filepath.Join(dir, account.TokenFile):      account.Token,
 	} {
@@ -101,6 +102,15 @@ func (f *fleet) configure(r *replica) error {
 		}
 	}
 	return f.join(r)
+}
+
+// raise puts the ceiling into a configuration.
+func (f *fleet) raise(text string) string {
+	if f.ceiling == 0 {
+		return text
+	}
+	const key = "  api_key:"
+	return strings.Replace(text, key, fmt.Sprintf("  ceilings: {attributes: %d}\n%s", f.ceiling, key), 1)
 }
 
 // join fails unless the replica's configuration names the account of the others.

@@ -123,3 +123,28 @@ func (l lines) print(r result) {
 	// the end of a pipe that nobody reads.
 	_ = json.NewEncoder(l.w).Encode(r)
 }
+
+// counted makes a result of one number, without a goal.
+func counted(name string, value float64, unit string) result {
+	return result{Name: name, Value: value, Unit: unit, Met: true, Runs: 1, Min: value, Median: value, P99: value, Max: value}
+}
+
+// atLeast gives r a goal: its value may not be below limit.
+func (r result) atLeast(limit float64) result {
+	r.Goal, r.Met = ">= "+number(limit)+" "+r.Unit, r.Value >= limit
+	return r
+}
+
+// atMost gives r a goal: its value may not be above limit.
+func (r result) atMost(limit float64) result {
+	r.Goal, r.Met = "<= "+number(limit)+" "+r.Unit, r.Value <= limit
+	return r
+}
+
+// beside gives r a peer and a goal: how many times as much as the peer it must be.
+func (r result) beside(peer string, value, least float64) result {
+	ratio := r.Value / value
+	r.Peer, r.Ratio = &peer, &ratio
+	r.Goal, r.Met = ">= "+number(least)+" x peer", ratio >= least
+	return r
+}
