@@ -69,6 +69,11 @@ type AttributesSettings struct {
 	Bulk    Bulk
 	// OnlyChanged is nil when attributes are sent however often they come.
 	OnlyChanged *OnlyChanged
+	// Nulls is what becomes of values that are not there. Default SkipNulls.
+	Nulls     Nulls
+	Sensitive Sensitive
+	// TextingHours are those in which subscribes may text people. Default: all.
+	TextingHours Hours
 }
 
 // SignUp is a sign-up unit by id, or else what Attentive finds one by.

@@ -46,10 +46,6 @@ func compared() cmp.Options {
 // template of that, and of its second destination.
 func segmentSettings(t *testing.T) (custom, overridden, plain *config.SegmentSettings) {
 	t.Helper()
-	newYork, err := time.LoadLocation("America/New_York")
-	if err != nil {
-		t.Fatal(err)
-	}
 	pgp := &config.PGP{Keys: []string{"testdata/keys/recipient.asc"}, Armor: true, Suffix: ".asc"}
 	custom = &config.SegmentSettings{
 		ClientDomain: "acme.example", RemoteFolder: "in/box", Rename: config.RenamePosix, Identifier: config.Email, PGP: pgp,
@@ -57,7 +53,7 @@ func segmentSettings(t *testing.T) (custom, overridden, plain *config.SegmentSet
 			Delimiter: ';', Escape: '\\', Quote: config.QuoteNonNumeric, LineEnd: "\r\n", Header: true, RowNumber: true,
 		},
 		Compression: config.TarGzip, SuccessFile: true, RejectedValues: config.Full,
-		SplitRows: 1000, SplitMegabytes: 20, RejectShare: 0.25, TimeZone: newYork, Guards: config.Guards{Shrink: 0.9},
+		SplitRows: 1000, SplitMegabytes: 20, RejectShare: 0.25, TimeZone: newYork(t), Guards: config.Guards{Shrink: 0.9},
 	}
 	overridden = &config.SegmentSettings{
 		ClientDomain: "acme.phones", RemoteFolder: "in/box", Rename: config.RenamePosix, Identifier: config.Phone, PGP: pgp,
@@ -107,10 +103,14 @@ func TestLoadFull(t *testing.T) {
 			Attributes: &config.AttributesSettings{
 				Identifier: config.Phone, SignUp: config.SignUp{Unit: "123456"}, SingleOptIn: true,
 				RetryBudget:     config.RetryBudget{Duration: time.Hour, Attempts: 3},
-				SubscribeMaxAge: 48 * time.Hour, UnknownSettle: 5 * time.Second,
-				APIMode:     config.BulkMode,
-				Bulk:        config.Bulk{Confirm: true, FillWait: 20 * time.Millisecond, CompleteWithin: 2 * time.Hour},
-				OnlyChanged: &config.OnlyChanged{Entries: 5000, MaxAge: 24 * time.Hour, Store: config.OnDisk},
+				APIMode:         config.BulkMode,
+				Bulk:            config.Bulk{Confirm: true, FillWait: 20 * time.Millisecond, CompleteWithin: 2 * time.Hour},
+				OnlyChanged:     &config.OnlyChanged{Entries: 5000, MaxAge: 24 * time.Hour, Store: config.OnDisk},
+				SubscribeMaxAge: 48 * time.Hour, UnknownSettle: 5 * time.Second, Nulls: config.EmptyNulls,
+				Sensitive: config.Sensitive{
+					Names: []string{"loyalty pin"}, Values: []config.Detector{config.IBAN}, Allow: []string{"medical staff"},
+				},
+				TextingHours: config.Hours{From: 8 * time.Hour, To: 21*time.Hour + 30*time.Minute, Zone: newYork(t)},
 			},
 			Templates: []config.Template{{
 				ID: "default", Name: "default", Access: access.Permissions{RestrictedPII: true}, DefaultRegion: "US",
@@ -129,11 +129,12 @@ func TestLoadFull(t *testing.T) {
 			ID: "acme-locale", Name: "acme-locale", Plugin: config.PluginAttributes, Credential: "api",
 			Access: access.Permissions{Services: true},
 			Attributes: &config.AttributesSettings{
-				Identifier:      config.Phone,
-				SignUp:          config.SignUp{Language: "en", Country: "US", SubscriptionType: "MARKETING"},
-				RetryBudget:     config.RetryBudget{Duration: 24 * time.Hour, Attempts: 10},
-				SubscribeMaxAge: 7 * 24 * time.Hour, UnknownSettle: time.Minute,
-				APIMode: config.Custom, Bulk: config.Bulk{FillWait: 100 * time.Millisecond, CompleteWithin: time.Hour},
+				Identifier:  config.Phone,
+				SignUp:      config.SignUp{Language: "en", Country: "US", SubscriptionType: "MARKETING"},
+				RetryBudget: config.RetryBudget{Duration: 24 * time.Hour, Attempts: 10},
+				APIMode:     config.Custom, Bulk: config.Bulk{FillWait: 100 * time.Millisecond, CompleteWithin: time.Hour},
+				SubscribeMaxAge: 7 * 24 * time.Hour, UnknownSettle: time.Minute, Nulls: config.SkipNulls,
+				Sensitive: config.Sensitive{Values: []config.Detector{config.CreditCard, config.IBAN, config.USSSN}},
 			},
 			Templates: []config.Template{{
 				ID: "default", Name: "default", Columns: config.Columns{Phone: "mobile", OptIn: "sms"},
@@ -361,4 +362,13 @@ func TestDocumentedExample(t *testing.T) {
 	if _, ok := d.Template("other"); ok {
 		t.Error("there is a template other")
 	}
+}
+
+func newYork(t *testing.T) *time.Location {
+	t.Helper()
+	zone, err := time.LoadLocation("America/New_York")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return zone
 }

@@ -115,6 +115,7 @@ func readAttributesSettings(m *mapping) (*AttributesSettings, templateReader) {
 		UnknownSettle:   get(s, "unknown_settle", time.Minute, duration(100*time.Millisecond, time.Hour)),
 	}
 	readBulk(s, result)
+	readDataGuards(s, result)
 	templates := templateReader{
 		plugin:     PluginAttributes,
 		identifier: result.Identifier,

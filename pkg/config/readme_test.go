@@ -55,6 +55,7 @@ func TestReadmeDefaults(t *testing.T) {
 	// Not in the file, because what they belong to is not there by default.
 	elsewhere := map[string]string{
 		"settings.pgp.armor":                 "false",
+		"settings.texting_hours.time_zone":   "UTC",
 		"settings.pgp.suffix":                ".pgp",
 		"templates[].attributes.COLUMN.type": "string",
 		"settings.bulk.confirm":              "false",

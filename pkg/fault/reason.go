@@ -45,6 +45,10 @@ const (
 	OutcomeUnknown Reason = "outcome_unknown"
 	// StaleConsent is a subscribe older than its maximum age.
 	StaleConsent Reason = "stale_consent"
+	// SensitiveData is of a kind that Attentive must not be given.
+	SensitiveData Reason = "sensitive_data"
+	// TypeDrift is a value of another type than its attribute has.
+	TypeDrift Reason = "type_drift"
 	// RetriesExhausted means the retry budget is spent.
 	RetriesExhausted Reason = "retries_exhausted"
 	// CrashLoop is a message that killed its worker each time.
@@ -73,6 +77,8 @@ const (
 	Misconfigured Reason = "misconfigured"
 	// SecretMissing is a secret that cannot be read.
 	SecretMissing Reason = "secret_missing"
+	// TextingHours means that nobody may be texted now.
+	TextingHours Reason = "texting_hours"
 	// DeadLettersFull means dead letters cannot be stored.
 	DeadLettersFull Reason = "dead_letters_full"
 	// ContractNewer is a message of a newer contract than this worker knows.
@@ -85,7 +91,7 @@ func DeadLetterReasons() []Reason {
 		InvalidMessage, UnknownDestination, UnknownTemplate, AccessDenied, JobIDReused,
 		SourceMissing, SourceForbidden, SourceUnreadable, SourceChanged, ColumnMissing,
 		TooManyRejects, TooLarge, EmptyAudience, AudienceShrank, Superseded, Rejected,
-		InvalidProfile, OutcomeUnknown, StaleConsent, RetriesExhausted, CrashLoop, Panicked,
+		InvalidProfile, OutcomeUnknown, StaleConsent, SensitiveData, TypeDrift, RetriesExhausted, CrashLoop, Panicked,
 	}
 }
 
@@ -93,6 +99,6 @@ func DeadLetterReasons() []Reason {
 func BlockReasons() []Reason {
 	return []Reason{
 		LogInRefused, HostKeyUnknown, Unreachable, ScopeMissing, FolderUnusable,
-		StorageFull, KeyUnusable, Misconfigured, SecretMissing, DeadLettersFull, ContractNewer,
+		StorageFull, KeyUnusable, Misconfigured, SecretMissing, TextingHours, DeadLettersFull, ContractNewer,
 	}
 }

@@ -62,7 +62,9 @@ func (c *Consents) Due(ctx context.Context, p *Profile) (bool, error) {
 		p.call = unanswered
 		err = c.settled(ctx, r)
 	case decision == consent.Send && r.Operation == consent.Subscribe:
-		err = c.admit(p)
+		if err = c.admit(p); err == nil {
+			err = c.textable(p)
+		}
 	}
 	if err != nil {
 		return false, err
@@ -81,6 +83,20 @@ func (c *Consents) admit(p *Profile) error {
 			p.Published.UTC().Format(time.RFC3339), settings.SubscribeMaxAge)
 	}
 	return nil
+}
+
+// textable fails, Blocked, while a subscribe would text a person outside the hours
+// in which that is allowed.
+func (c *Consents) textable(p *Profile) error {
+	hours := c.destination.Attributes.TextingHours
+	wait := hours.Until(time.Now())
+	if wait <= 0 || c.user(p).Phone == "" {
+		return nil
+	}
+	return &fault.Error{
+		Class: fault.Blocked, Scope: fault.ScopeDestination, Reason: fault.TextingHours, Wait: wait,
+		Err: fmt.Errorf("subscribes wait for the texting_hours, until %s", time.Now().Add(wait).In(hours.Zone).Format(time.RFC3339)),
+	}
 }
 
 // goesOn reports whether a decision leaves anything to be done. It fails,
@@ -107,6 +123,11 @@ func (c *Consents) Send(ctx context.Context, call *Call, p *Profile) error {
 	defer turn.Done()
 	if err := turn.Wait(ctx); err != nil {
 		return fault.Interruptedf("wait for the person's other call: %w", err)
+	}
+	if r.Operation == consent.Subscribe && p.call == notMade { // the hours may have ended while it waited
+		if err := c.textable(p); err != nil {
+			return err
+		}
 	}
 	var decision consent.Decision
 	err := c.account.askLedger(ctx, func(ctx context.Context) (err error) {

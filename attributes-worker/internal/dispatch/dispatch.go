@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"strconv"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"attentive.internal/attributes-worker/internal/attentive"
 	"attentive.internal/attributes-worker/internal/changed"
 	"attentive.internal/attributes-worker/internal/lane"
+	"attentive.internal/attributes-worker/internal/sensitive"
 	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/config"
 	"attentive.internal/pkg/contract"
@@ -80,6 +82,8 @@ type Dispatcher struct {
 	client   *attentive.Client // through the endpoint's limiter, while Tenure lasts
 	barrier  barrier           // closed while the settings are refused
 	refusals refusals
+	guard    *sensitive.Guard
+	drift    drift
 	holds    holds
 	sent     *changed.Store // nil: profiles are sent however often they come
 }
@@ -136,6 +140,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		return &notice{destinations: []string{d.Destination.ID}, kinds: []contract.Kind{d.Kind}, metrics: d.Metrics, log: d.Log}
 	}
 	defer d.holds.end()
+	d.guard = sensitive.New(d.Destination.Attributes.Sensitive)
 	d.barrier.notice = d.holds.notice()
 	defer d.barrier.end()
 	if only := d.Destination.Attributes.OnlyChanged; only != nil && d.Kind == contract.Attributes {
@@ -213,9 +218,32 @@ func (d *Dispatcher) accept(ctx context.Context, m *queue.Message) *Profile {
 		if err := contract.Decode(m.Header, m.Data, p.Profile); err != nil {
 			return err
 		}
-		return contract.CheckSubject(m.Subject, p.Profile)
+		if err := contract.CheckSubject(m.Subject, p.Profile); err != nil {
+			return err
+		}
+		return d.sensitive(p)
 	})
 	return p
+}
+
+// sensitive fails, Permanent, when a profile has data that Attentive must not be
+// given. What it takes for that it tells, and not the value.
+func (d *Dispatcher) sensitive(p *Profile) error {
+	for name, v := range p.GetAttributes().GetValues().GetFields() {
+		found := d.guard.Name(name)
+		if found == "" {
+			text := v.GetStringValue()
+			if n := v.GetNumberValue(); n >= 1e13 {
+				text = strconv.FormatFloat(n, 'f', 0, 64)
+			}
+			found = string(d.guard.Value(name, text))
+		}
+		if found != "" {
+			return fault.Permanentf(fault.SensitiveData, "an attribute is sensitive data (%s), which Attentive must not be given: "+
+				"leave it out, or list its name under sensitive.allow if it is something else", found)
+		}
+	}
+	return nil
 }
 
 // bring brings a profile to its end, or returns when ctx ends.
@@ -265,6 +293,9 @@ func (d *Dispatcher) attempt(ctx context.Context, p *Profile) (err error) {
 	if err := d.Sender.Ready(ctx, p); err != nil {
 		return err
 	}
+	if err := d.drift.check(p.GetAttributes().GetValues()); err != nil {
+		return err
+	}
 	due := false
 	err = p.message.Work(ctx, func() error {
 		due, err = d.Sender.Due(ctx, p)
@@ -281,6 +312,7 @@ func (d *Dispatcher) attempt(ctx context.Context, p *Profile) (err error) {
 		return err // without an error: it was not due any more
 	}
 	d.logSent(d.sent.End(p.sent))
+	d.drift.learn(p.GetAttributes().GetValues())
 	d.Metrics.Rows(d.Kind, d.Destination.ID, metrics.Sent).Inc()
 	d.Metrics.Attempts(d.Kind, d.Destination.ID, nil).Inc()
 	return nil

@@ -25,7 +25,11 @@ func (n *notice) show(f *fault.Error) {
 	n.withdraw()
 	n.now = metrics.Block{Scope: f.Scope, Reason: f.Reason}
 	n.set(1)
-	n.log.Error("blocked: profiles wait, and are sent once the cause is gone",
+	tell := n.log.Error
+	if f.Reason == fault.TextingHours {
+		tell = n.log.Info // as it was meant
+	}
+	tell("blocked: profiles wait, and are sent once the cause is gone",
 		"class", f.Class.String(), "scope", string(f.Scope), "reason", string(f.Reason),
 		"destinations", n.destinations, "kinds", n.kinds, "err", f)
 }

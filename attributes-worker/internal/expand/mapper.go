@@ -12,6 +12,7 @@ import (
 
 	attentivev1 "attentive.internal/proto/attentive/v1"
 
+	"attentive.internal/attributes-worker/internal/sensitive"
 	"attentive.internal/pkg/config"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/fault"
@@ -33,6 +34,11 @@ const (
 	profileInvalid identifier.Reject = "profile_invalid"
 	// profileTooLarge is a row of too many or too long values.
 	profileTooLarge identifier.Reject = "profile_too_large"
+	// sensitiveData is a value of a kind that Attentive must not be given. It is not
+	// kept with the reason.
+	sensitiveData identifier.Reject = "sensitive_data"
+	// attributeMissing is a value that is not there, where that is not allowed.
+	attributeMissing identifier.Reject = "attribute_missing"
 	// nothingToSend is a row with an identifier and nothing else.
 	nothingToSend identifier.Reject = "nothing_to_send"
 )
@@ -51,6 +57,8 @@ const (
 type mapper struct {
 	job      uuid.UUID
 	primary  config.Identifier
+	nulls    config.Nulls
+	guard    *sensitive.Guard
 	template config.Template
 	phones   *identifier.Phones
 	reader   *source.Reader
@@ -75,7 +83,10 @@ func newMapper(job uuid.UUID, d config.Destination, t config.Template, r *source
 	if err != nil {
 		return nil, err
 	}
-	m := &mapper{job: job, primary: d.Attributes.Identifier, template: t, phones: phones, reader: r, optIn: -1}
+	m := &mapper{
+		job: job, primary: d.Attributes.Identifier, nulls: d.Attributes.Nulls, guard: sensitive.New(d.Attributes.Sensitive),
+		template: t, phones: phones, reader: r, optIn: -1,
+	}
 	c := t.Columns
 	for _, id := range []struct{ name, column string }{
 		{phone, c.Phone}, {email, c.Email}, {clientUserID, c.ClientUserID}, {shopifyID, c.ShopifyID}, {klaviyoID, c.KlaviyoID},
@@ -99,7 +110,9 @@ func newMapper(job uuid.UUID, d config.Destination, t config.Template, r *source
 		if err != nil {
 			return nil, err
 		}
-		m.attributes = append(m.attributes, column{index: i, name: a.Name, typ: a.Type})
+		if err := m.use(column{index: i, name: a.Name, typ: a.Type}); err != nil {
+			return nil, err
+		}
 	}
 	return m, m.bindAll()
 }
@@ -133,9 +146,21 @@ func (m *mapper) bindAll() error {
 		if err != nil {
 			return err
 		}
-		m.attributes = append(m.attributes, column{index: index, name: names[i], typ: config.String})
+		if err := m.use(column{index: index, name: names[i], typ: config.String}); err != nil {
+			return err
+		}
 	}
 	m.bound = len(names)
+	return nil
+}
+
+// use makes a column an attribute. It fails, Permanent, when no row may have it.
+func (m *mapper) use(c column) error {
+	if phrase := m.guard.Name(c.name); phrase != "" {
+		return fault.Permanentf(fault.SensitiveData, "column %d would become an attribute of sensitive data (%s), which Attentive must not be given: "+
+			"leave it out of the template, or list its name under sensitive.allow if it is something else", c.index+1, phrase)
+	}
+	m.attributes = append(m.attributes, c)
 	return nil
 }
 
@@ -250,19 +275,29 @@ func (m *mapper) identify(ids *attentivev1.Identifiers, name string, raw []byte)
 	return ""
 }
 
-// values of the attributes that a row sets. Empty ones are not sent.
+// values of the attributes that a row sets.
 func (m *mapper) values(row source.Row) (map[string]*structpb.Value, identifier.Reject, []byte) {
 	values := make(map[string]*structpb.Value, len(m.attributes))
 	bytes := 0
 	for _, a := range m.attributes {
 		if a.index >= len(row.Values) || row.Values[a.index].Kind == source.Empty {
+			switch {
+			case m.nulls == config.RejectNulls:
+				return nil, attributeMissing, nil
+			case m.nulls == config.EmptyNulls && a.typ == config.String:
+				values[a.name] = structpb.NewStringValue("")
+			}
 			continue
 		}
 		raw := row.Values[a.index].Text
 		if bytes += len(a.name) + len(raw) + valueBytes; bytes > maxProfileBytes {
 			return nil, profileTooLarge, nil
 		}
-		v, reason := convert(a.typ, string(raw))
+		text := string(raw)
+		if m.guard.Value(a.name, text) != "" {
+			return nil, sensitiveData, nil
+		}
+		v, reason := convert(a.typ, text)
 		if reason != "" {
 			return nil, reason, raw
 		}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -280,4 +282,78 @@ func TestProfileIDs(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestMapperGuards(t *testing.T) {
+	t.Parallel()
+	note := []config.Attribute{{Column: "note", Name: "note", Type: config.String}, {Column: "points", Name: "points", Type: config.Number}}
+	rows := csv("phone,note,points", "+12125550123,4111 1111 1111 1111,1", "+12125550124,,2", "+12125550125,fine,")
+	expand := func(t *testing.T, nulls config.Nulls, attributes []config.Attribute) ([]expanded, error) {
+		t.Helper()
+		reader := openSource(t, rows)
+		d := config.Destination{ID: "acme", Attributes: &config.AttributesSettings{
+			Identifier: config.Phone, Nulls: nulls, Sensitive: config.Sensitive{Values: []config.Detector{config.CreditCard}},
+		}}
+		m, err := newMapper(testJob, d, config.Template{Columns: config.Columns{Phone: "phone"}, Attributes: attributes}, reader)
+		if err != nil {
+			return nil, err
+		}
+		var all []expanded
+		for {
+			row, err := reader.Next()
+			if errors.Is(err, io.EOF) {
+				return all, nil
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			made, err := m.expand(row)
+			if err != nil {
+				t.Fatal(err)
+			}
+			made.profiles = slices.Clone(made.profiles)
+			all = append(all, made)
+		}
+	}
+	for nulls, want := range map[config.Nulls][]string{
+		config.SkipNulls:   {"sensitive_data", "points", "note"},
+		config.EmptyNulls:  {"sensitive_data", "note points", "note"},
+		config.RejectNulls: {"sensitive_data", "attribute_missing", "attribute_missing"},
+	} {
+		all, err := expand(t, nulls, note)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, row := range all {
+			if row.bad != nil {
+				t.Errorf("%s: the value %q is kept", nulls, row.bad)
+			}
+			names := string(row.reject)
+			if row.reject == "" {
+				names = strings.Join(slices.Sorted(maps.Keys(row.profiles[0].GetAttributes().GetValues().GetFields())), " ")
+			}
+			got = append(got, names)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", nulls, diff)
+		}
+	}
+	_, err := expand(t, config.SkipNulls, []config.Attribute{{Column: "note", Name: "Social Security", Type: config.String}})
+	if f := fault.Of(err); f == nil || f.Reason != fault.SensitiveData {
+		t.Errorf("a column for sensitive data: %v, want it refused", err)
+	}
+}
+
+func openSource(t *testing.T, s *attentivev1.Source) *source.Reader {
+	t.Helper()
+	opener, err := source.New(source.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader, err := opener.Open(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reader
 }
