@@ -91,7 +91,8 @@ func ignored(patterns, name string) bool {
 	return false
 }
 
-// usedMetrics compares what dashboards and rules ask for with the golden list.
+// usedMetrics compares what dashboards, rules, the runbook and the ops page ask for
+// with the golden list: an alert on a metric that does not exist is silent.
 func usedMetrics(t *tree) (places []string) {
 	listed := make(map[string]bool)
 	for line := range strings.Lines(t.text["pkg/metrics/testdata/metrics.golden"]) {
@@ -107,14 +108,21 @@ func usedMetrics(t *tree) (places []string) {
 		}
 	}
 	name := regexp.MustCompile(`\brelay_[a-z0-9_]+`)
-	for _, file := range slices.Sorted(maps.Keys(t.text)) {
-		if !within(file, "deploy/prometheus") && !within(file, "deploy/grafana") {
-			continue
-		}
-		for _, used := range name.FindAllString(t.text[file], -1) {
+	look := func(file, text string) {
+		for _, used := range name.FindAllString(text, -1) {
 			if !listed[used] {
 				places = append(places, fmt.Sprintf("%s: %s is not in pkg/metrics/testdata/metrics.golden", file, used))
 			}
+		}
+	}
+	for _, file := range slices.Sorted(maps.Keys(t.text)) {
+		if within(file, "deploy/prometheus") || within(file, "deploy/grafana") || file == "deploy/README.md" {
+			look(file, t.text[file])
+		}
+	}
+	for _, f := range programs(t) {
+		if path.Dir(f.path) == "pkg/ops" {
+			look(f.path, f.source)
 		}
 	}
 	return places
