@@ -30,6 +30,8 @@ func remedy(program string) string {
 		return "apt-get install prometheus"
 	case "shellcheck", "unzip", "python3", "chromium":
 		return "apt-get install " + program
+	case "node":
+		return "apt-get install nodejs"
 	case "versitygw":
 		return "go install github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 	case "nats":
