@@ -9,7 +9,7 @@
 // with letters.
 //
 // An e-mail address is checked against the limits of RFC 5321 and written in
-// lower case. Nothing is looked up: a number or address that passes may still
+// lower case, a domain of another script in its ASCII form. Nothing is looked up: a number or address that passes may still
 // belong to nobody.
 //
 // Everything here may be used by several goroutines at once.
@@ -34,8 +34,7 @@ const (
 	EmailTooLong Reject = "email_too_long"
 	// EmailQuoted has a quoted local part.
 	EmailQuoted Reject = "email_quoted"
-	// EmailNotASCII holds characters beyond ASCII. A domain of other scripts is
-	// accepted in its ASCII form ("xn--...").
+	// EmailNotASCII has characters beyond ASCII before the "@", or is not UTF-8.
 	EmailNotASCII Reject = "email_not_ascii"
 )
 

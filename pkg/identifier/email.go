@@ -1,6 +1,12 @@
 package identifier
 
-import "bytes"
+import (
+	"bytes"
+	"slices"
+	"unicode/utf8"
+
+	"golang.org/x/net/idna"
+)
 
 // The limits of RFC 5321, section 4.5.3.1, and of RFC 1035, section 2.3.4.
 const (
@@ -14,7 +20,8 @@ const (
 // or dst unchanged and why raw is refused. White space around the address is
 // dropped. The part before the "@" is a dot-atom of RFC 5322; the domain has at
 // least two labels of letters, digits and inner hyphens, the last of them not all
-// digits. It does not keep raw, and allocates only when dst is too small.
+// digits. A domain of another script is written in its ASCII form. It does not keep
+// raw, and allocates only for such a domain, or when dst is too small.
 func Email(dst, raw []byte) ([]byte, Reject) {
 	raw = bytes.TrimSpace(raw)
 	if len(raw) == 0 {
@@ -24,8 +31,10 @@ func Email(dst, raw []byte) ([]byte, Reject) {
 	switch {
 	case at <= 0 || at == len(raw)-1:
 		return dst, EmailInvalid
-	case !ascii(raw):
+	case !ascii(raw[:at]):
 		return dst, EmailNotASCII
+	case !ascii(raw[at+1:]):
+		return international(dst, raw, at)
 	case raw[0] == '"':
 		return dst, EmailQuoted
 	case at > maxLocal || len(raw) > maxEmail:
@@ -41,6 +50,20 @@ func Email(dst, raw []byte) ([]byte, Reject) {
 		}
 	}
 	return dst, ""
+}
+
+// international is Email for an address whose domain is of another script. It
+// becomes what mail servers look up ("xn--...", IDNA 2008).
+func international(dst, raw []byte, at int) ([]byte, Reject) {
+	if !utf8.Valid(raw) {
+		return dst, EmailNotASCII
+	}
+	lookup := idna.New(idna.MapForLookup(), idna.BidiRule(), idna.Transitional(false))
+	domain, err := lookup.ToASCII(string(raw[at+1:]))
+	if err != nil || !ascii([]byte(domain)) {
+		return dst, EmailInvalid
+	}
+	return Email(dst, append(slices.Clip(raw[:at+1]), domain...))
 }
 
 func ascii(b []byte) bool {

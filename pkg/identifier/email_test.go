@@ -25,6 +25,10 @@ func TestEmail(t *testing.T) {
 		{name: "every sign of an atom", raw: "!#$%&'*+-/=?^_`{|}~@example.com", want: "!#$%&'*+-/=?^_`{|}~@example.com"},
 		{name: "domain of another script", raw: "jane@xn--exmple-cua.com", want: "jane@xn--exmple-cua.com"},
 		{name: "top-level domain of another script", raw: "jane@example.xn--p1ai", want: "jane@example.xn--p1ai"},
+		{name: "domain beyond ASCII", raw: "Jane@Exämple.COM", want: "jane@xn--exmple-cua.com"},
+		{name: "domain beyond ASCII, decomposed", raw: "jane@exa\u0308mple.com", want: "jane@xn--exmple-cua.com"},
+		{name: "domain with a sharp s", raw: "jane@straße.de", want: "jane@xn--strae-oqa.de"},
+		{name: "domain of ideographs and their dot", raw: "jane@例え。テスト", want: "jane@xn--r8jz45g.xn--zckzah"},
 		{name: "label begins with a digit", raw: "jane@3com.com", want: "jane@3com.com"},
 		{name: "longest", raw: local64 + "@" + domain189, want: local64 + "@" + domain189},
 
@@ -54,8 +58,14 @@ func TestEmail(t *testing.T) {
 		{name: "too long", raw: local64 + "@x" + domain189, reject: identifier.EmailTooLong},
 		{name: "quoted", raw: `"jane doe"@example.com`, reject: identifier.EmailQuoted},
 		{name: "local part beyond ASCII", raw: "jäne@example.com", reject: identifier.EmailNotASCII},
-		{name: "domain beyond ASCII", raw: "jane@exämple.com", reject: identifier.EmailNotASCII},
-		{name: "not UTF-8", raw: "jane\xff@example.com", reject: identifier.EmailNotASCII},
+		{name: "not UTF-8 before the at", raw: "jane\xff@example.com", reject: identifier.EmailNotASCII},
+		{name: "domain with a sign that is none", raw: "jane@exä mple.com", reject: identifier.EmailInvalid},
+		{name: "domain of both directions", raw: "jane@aא.com", reject: identifier.EmailInvalid},
+		{name: "domain of one label beyond ASCII", raw: "jane@exämple", reject: identifier.EmailInvalid},
+		{name: "domain too long once written in ASCII", raw: "jane@" + strings.Repeat("ä", 63) + ".com", reject: identifier.EmailInvalid},
+		{name: "two ats before a domain beyond ASCII", raw: "jane@doe@exämple.com", reject: identifier.EmailInvalid},
+		{name: "quoted before a domain beyond ASCII", raw: `"jane doe"@exämple.com`, reject: identifier.EmailQuoted},
+		{name: "not UTF-8 in the domain", raw: "jane@ex\xffample.com", reject: identifier.EmailNotASCII},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

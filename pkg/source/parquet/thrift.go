@@ -136,17 +136,19 @@ func (c *cursor) list(kind byte, each func(kind byte)) {
 	if n == 15 {
 		n = c.uvarint()
 	}
+	if n > uint64(len(c.b)) { // each takes a byte or more
+		c.fail(errShort)
+	}
+	element := head & 0xf
+	if element == typeTrue || element == typeFalse {
+		element = typeByte // here a boolean is a byte of its own
+	}
 	for ; n > 0 && c.err == nil; n-- {
-		if len(c.b) == 0 {
-			c.fail(errShort)
-			return
-		}
-		each(head & 0xf)
+		each(element)
 	}
 }
 
-// skip passes over a value. In a list, booleans take a byte each; in a structure
-// they are part of the field's type, so that the callers skip none.
+// skip passes over a value. A boolean in a structure is part of the field's type.
 func (c *cursor) skip(kind byte) {
 	switch kind {
 	case typeTrue, typeFalse:
@@ -171,12 +173,10 @@ func (c *cursor) skip(kind byte) {
 	}
 }
 
+// skipElement passes over an element of a list or map.
 func (c *cursor) skipElement(kind byte) {
 	if c.depth++; c.depth > maxDepth {
 		c.fail(errDeep)
-	}
-	if kind == typeTrue || kind == typeFalse {
-		kind = typeByte
 	}
 	c.skip(kind)
 	c.depth--
@@ -188,12 +188,15 @@ func (c *cursor) skipMap() {
 		return
 	}
 	kinds := c.byte()
+	if n > uint64(len(c.b)) {
+		c.fail(errShort)
+	}
 	for ; n > 0 && c.err == nil; n-- {
-		if len(c.b) == 0 {
-			c.fail(errShort)
-			return
+		for _, kind := range []byte{kinds >> 4, kinds & 0xf} {
+			if kind == typeTrue || kind == typeFalse {
+				kind = typeByte
+			}
+			c.skipElement(kind)
 		}
-		c.skipElement(kinds >> 4)
-		c.skipElement(kinds & 0xf)
 	}
 }
