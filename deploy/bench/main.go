@@ -66,6 +66,8 @@ func benchmarks() []benchmark {
 	return []benchmark{
 		{"custom", "how much of the limit is used, and that no second exceeds it: takeover, limit lowered, crash", custom},
 		{"expand", "rows of a CSV into stored profiles", expand},
+		{"bulk", "profiles a second in batches, and the calls that one bad record costs", bulk},
+		{"changed", "calls for a million rows that are sent again with one in a hundred changed", onlyChanged},
 		{"failover", "time without an owner after a crash, a freeze and a stop, and that no promise breaks", failover},
 		{"replay", "100,000 dead letters listed, filtered and replayed, without loss or duplicates", replay},
 		{"latency", "time from publishing an update until its call arrives, while nothing waits", latency},
@@ -106,7 +108,7 @@ func command(all []benchmark) *cobra.Command {
 	cmd.Flags().BoolVar(&list, "list", false, "print the names and what they measure")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print an object a line instead of a table")
 	cmd.CompletionOptions.DisableDefaultCmd = true
-	cmd.AddCommand(brokerCommand(), receiverCommand(), sinkCommand(), loopCommand())
+	cmd.AddCommand(brokerCommand(), bulkAPICommand(), receiverCommand(), sinkCommand(), loopCommand())
 	return cmd
 }
 
