@@ -80,7 +80,7 @@ A job that has ended is listed for as long as the ledger keeps it.`,
 			return r.one(cmd.Context(), args[0])
 		})
 	})
-	cmd.AddCommand(s.cancelCommand())
+	cmd.AddCommand(s.cancelCommand(), s.rejectsCommand())
 	return cmd
 }
 
