@@ -248,6 +248,9 @@ func (b *batches) isSound(ctx context.Context, u *update) bool {
 	}
 	err := u.Of.message.CrashLoop()
 	if err == nil {
+		err = b.drift.check(u.Of.GetAttributes().GetValues())
+	}
+	if err == nil {
 		err = attributes(u.Of.Profile).Check()
 	}
 	if err != nil && b.bury(ctx, u.Of, fault.Of(err)) {

@@ -212,15 +212,15 @@ func TestABatchIsRepeated(t *testing.T) {
 func TestRowsThatFailedAreDeadLettered(t *testing.T) {
 	t.Parallel()
 	r := newBulkRig(t, "{fill_wait: 300ms, confirm: true}", api.BulkPolicy{})
-	bad := update(byPhone(phone(2)), map[string]any{"points": "many"})
+	bad := update(byPhone(phone(2)), map[string]any{"since": "many"})
 	r.publish(
-		update(byPhone(phone(1)), map[string]any{"points": 1}), bad, update(byPhone(phone(3)), map[string]any{"points": 3}),
-		update(&attentivev1.Identifiers{ClientUserId: "nobody's"}, map[string]any{"points": 4}),
+		update(byPhone(phone(1)), map[string]any{"since": "2020-01-01"}), bad, update(byPhone(phone(3)), map[string]any{"since": "2020-01-03"}),
+		update(&attentivev1.Identifiers{ClientUserId: "nobody's"}, map[string]any{"since": "2020-01-04"}),
 	)
 	r.start()
 	r.settled()
-	r.has(phone(1), "points", "1")
-	r.has(phone(3), "points", "3")
+	r.has(phone(1), "since", "2020-01-01")
+	r.has(phone(3), "since", "2020-01-03")
 	letters := r.letters()
 	if len(letters) != 2 {
 		t.Fatalf("dead letters %+v, want two", letters)
@@ -232,6 +232,24 @@ func TestRowsThatFailedAreDeadLettered(t *testing.T) {
 	}
 	if want := contract.ProfileSubject(r.destination, contract.Attributes, contract.LiveJob); letters[0].Origin.Subject != want {
 		t.Errorf("origin %+v, want %s", letters[0].Origin, want)
+	}
+}
+
+// A type that a confirmed row has shown is not sent as another.
+func TestTypesAreLearntFromRows(t *testing.T) {
+	t.Parallel()
+	r := newBulkRig(t, "{fill_wait: 1ms, confirm: true}", api.BulkPolicy{})
+	r.start()
+	r.publish(update(byPhone(phone(1)), map[string]any{"points": 1}))
+	r.settled()
+	calls := r.traffic(api.BulkAttributes).Calls
+	r.publish(update(byPhone(phone(2)), map[string]any{"points": "many"}))
+	r.settled()
+	if letters := r.letters(); len(letters) != 1 || letters[0].Reason != fault.TypeDrift {
+		t.Errorf("dead letters %+v, want one: %s", letters, fault.TypeDrift)
+	}
+	if again := r.traffic(api.BulkAttributes).Calls; again != calls {
+		t.Errorf("%d more calls", again-calls)
 	}
 }
 

@@ -323,8 +323,8 @@ func inBatches() scenario {
 			both := &attentivev1.Identifiers{Phone: who, ClientUserId: "c" + who}
 			return []*attentivev1.Profile{
 				update(byPhone(who), map[string]any{"who": who, "n": 1}),
-				update(both, map[string]any{"who": who, "n": 2, "number " + who: 1}),
-				update(&attentivev1.Identifiers{ClientUserId: "c" + who}, map[string]any{"who": who, "n": 3, "number " + who: "x"}),
+				update(both, map[string]any{"who": who, "n": 2, "date " + who: "2020-01-01"}),
+				update(&attentivev1.Identifiers{ClientUserId: "c" + who}, map[string]any{"who": who, "n": 3, "date " + who: "x"}),
 			}
 		},
 		check: func(c *crash) {

@@ -198,6 +198,9 @@ func (b *batches) confirm(ctx context.Context, o *open, entry accepted.Batch, ou
 			return false
 		case err == nil && o.ours:
 			b.logSent(b.sent.End(b.sentBy(r)))
+			for _, u := range r {
+				b.drift.learn(u.Of.GetAttributes().GetValues())
+			}
 		}
 	}
 	return b.close(ctx, o, metrics.BatchCompleted)

@@ -267,7 +267,12 @@ func (l *logged) count(prefix string) int {
 // eventually waits until check returns nil.
 func (r *rig) eventually(check func() error) {
 	r.t.Helper()
-	deadline := time.Now().Add(time.Minute)
+	r.eventuallyWithin(time.Minute, check)
+}
+
+func (r *rig) eventuallyWithin(limit time.Duration, check func() error) {
+	r.t.Helper()
+	deadline := time.Now().Add(limit)
 	for {
 		err := check()
 		if err == nil {
