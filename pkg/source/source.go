@@ -303,9 +303,13 @@ func (r *Reader) Column(name string) (int, error) {
 	if i := r.decoder.column(name); i >= 0 {
 		return i, nil
 	}
-	if t, ok := r.decoder.(*tableReader); ok && t.file.PassedOver(name) {
+	t, ok := r.decoder.(*tableReader)
+	switch {
+	case ok && t.file.PassedOver(name):
 		return 0, fault.Permanentf(fault.ColumnMissing,
 			"read %s: column %q is nested, repeated or of a type without text; only flat columns are read", r.name, name)
+	case ok:
+		return 0, fault.Permanentf(fault.ColumnMissing, "read %s: column %q is not among its %d flat columns", r.name, name, len(t.names))
 	}
 	// The columns are counted, not listed: without a row of names they would be
 	// somebody's data.
