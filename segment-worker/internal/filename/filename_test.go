@@ -2,6 +2,8 @@ package filename_test
 
 import (
 	"fmt"
+	"regexp"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -113,4 +115,25 @@ func TestConcurrentJobsNeverShareANumber(t *testing.T) {
 			t.Errorf("number %d was skipped", i)
 		}
 	}
+}
+
+// FuzzFinal: of every name, what it was made of can be read, as the receiver does.
+func FuzzFinal(f *testing.F) {
+	f.Add("acme", int64(1_795_000_000), 1, ".pgp")
+	f.Add("a.b-c_subscriber_segment_20261123_1", int64(0), 1<<31-1, ".csv.gz")
+	form := regexp.MustCompile(`^(.+)_subscriber_segment_([0-9]{8})_([1-9][0-9]*)\.csv((?:\.[A-Za-z0-9.]+)?)$`)
+	domains := regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?$`) // as package config has them
+	suffixes := regexp.MustCompile(`^(\.[A-Za-z0-9][A-Za-z0-9.]{0,15})?$`)
+	f.Fuzz(func(t *testing.T, domain string, seconds int64, n int, suffix string) {
+		at := time.Unix(seconds, 0).UTC()
+		if !domains.MatchString(domain) || !suffixes.MatchString(suffix) || n < 1 || at.Year() < 1970 || at.Year() > 9999 {
+			t.Skip("no setting allows it")
+		}
+		name := filename.Final(domain, filename.DayOf(at), n, suffix)
+		got := form.FindStringSubmatch(name)
+		want := []string{name, domain, at.Format("20060102"), fmt.Sprint(n), suffix}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q reads as %q, want %q", name, got, want)
+		}
+	})
 }
