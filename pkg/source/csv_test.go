@@ -280,6 +280,9 @@ func FuzzCSV(f *testing.F) {
 	}
 	f.Add([]byte("a;b\n1;2\n"), byte(';'))
 	f.Fuzz(func(t *testing.T, text []byte, delimiter byte) {
+		if bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff")) {
+			return // UTF-16: FuzzUTF16
+		}
 		std := csv.NewReader(bytes.NewReader(text))
 		std.Comma = rune(delimiter)
 		want, wantErr := std.ReadAll()
@@ -290,8 +293,7 @@ func FuzzCSV(f *testing.F) {
 			if errors.Is(err, io.EOF) {
 				t.Fatalf("error %q wraps io.EOF", err)
 			}
-			if wantErr == nil && len(want) > 0 && validHeader(want[0]) && delimiter < 0x80 && delimiter != 0 && !bytes.HasPrefix(text, []byte("\xef\xbb\xbf")) &&
-				!bytes.HasPrefix(text, []byte("\xff\xfe")) && !bytes.HasPrefix(text, []byte("\xfe\xff")) {
+			if wantErr == nil && len(want) > 0 && validHeader(want[0]) && delimiter < 0x80 && delimiter != 0 && !bytes.HasPrefix(text, []byte("\xef\xbb\xbf")) {
 				t.Fatalf("%q: %v, but encoding/csv reads %q", text, err, want)
 			}
 			return
@@ -322,7 +324,7 @@ func validHeader(names []string) bool {
 	seen := make(map[string]bool)
 	for _, name := range names {
 		trimmed := string(bytes.TrimSpace([]byte(name)))
-		if trimmed == "" || len(trimmed) > 1024 || seen[trimmed] || strings.Contains(trimmed, "\r") || strings.Contains(name, "\n") || strings.ToValidUTF8(trimmed, "") != trimmed {
+		if trimmed == "" || len(trimmed) > 1024 || seen[trimmed] || strings.ContainsAny(trimmed, "\r\x00") || strings.Contains(name, "\n") || strings.ToValidUTF8(trimmed, "") != trimmed {
 			return false
 		}
 		seen[trimmed] = true

@@ -61,7 +61,7 @@ func (r *Reader) decompress(c attentivev1.Compression) (io.Reader, error) {
 		if err != nil {
 			return nil, fmt.Errorf("gzip: %w", err)
 		}
-		r.close = append(r.close, z)
+		// It holds nothing to release; its Close would only repeat how reading failed.
 		return &layer{name: "gzip", r: z}, nil
 	case attentivev1.Compression_COMPRESSION_ZSTD:
 		z, err := zstd.NewReader(r.stored, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
