@@ -67,6 +67,8 @@ type rig struct {
 	apiURL string
 	// settings of the destination beside those that all tests share, in YAML.
 	settings string
+	// ceilings of the credential, in YAML; empty: the published ones.
+	ceilings string
 	// lease of the workers. A long one suits those who do not wait for its end:
 	// calls may take a third of it, on a machine that is busy.
 	lease time.Duration
@@ -107,7 +109,7 @@ func (r *rig) account() (*config.Config, config.Account) {
 broker: {url: %q}
 lease: %v
 credentials:
-- {id: %s, type: attentive-api, api_key: {file: %q}, base_url: %q}
+- {id: %s, type: attentive-api, api_key: {file: %q}, base_url: %q, ceilings: {%s}}
 destinations:
 - id: %s
   plugin: attentive-api
@@ -115,7 +117,7 @@ destinations:
   settings: {identifier: phone, sign_up_unit: %q, unknown_settle: %v, %s}
   templates:
   - {id: default, columns: {phone: phone}}
-`, r.server.URL, r.lease, r.credential, r.key, r.apiURL, r.destination, r.credential, sandboxtest.SignUpUnit, settle, r.settings))
+`, r.server.URL, r.lease, r.credential, r.key, r.apiURL, r.ceilings, r.destination, r.credential, sandboxtest.SignUpUnit, settle, r.settings))
 	cfg, err := config.Load(file)
 	if err != nil {
 		r.t.Fatal(err)

@@ -32,6 +32,7 @@ func TestTheLastUpdateStandsAfterAStorm(t *testing.T) {
 				api.SetAttributes: 1e6, api.BulkAttributes: 1e6, api.BulkStatus: 1e6,
 			}})
 			r.settings, r.lease = "single_opt_in: true, "+mode, 10*time.Second
+			r.ceilings = "attributes: 100000" // which each 429 cuts
 			r.bulk(api.BulkPolicy{Delay: api.Duration(100 * time.Millisecond)})
 			for _, f := range []api.Fault{
 				{Status: 429}, {Status: 500}, {Status: 500, Executed: true}, {Cut: true}, {Cut: true, Executed: true},
