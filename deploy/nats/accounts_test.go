@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -133,10 +134,18 @@ func TestAccounts(t *testing.T) {
 	ends(t, reader, broken, attentivev1.JobState_JOB_STATE_SUCCEEDED)
 	file := s.write("rows.csv", "mobile\n"+strings.Repeat("+12125550101\n", 60_000)) // more than a message holds
 	execute("operator", 0, "send", "--destination", account.Segments, "--segment", "Sent", "--group", "VIP="+file)
-	execute("operator", 0, "destinations", "pause", account.Segments, "--because", "a test")
+	execute("operator", 0, "destinations", "pause", account.Attributes, "--because", "a test")
+	regretted := attributesJob(stored)
+	if _, err := client.AttributesJob(t.Context(), regretted); err != nil {
+		t.Fatal(err)
+	}
 	execute("operator", 0, "destinations")
+	execute("operator", 0, "jobs")
+	execute("operator", 0, "jobs", regretted.GetId())
+	execute("operator", 0, "jobs", "cancel", regretted.GetId(), "--because", "a test")
+	execute("operator", 0, "destinations", "resume", account.Attributes)
 	execute("operator", 0, "actions")
-	execute("operator", 0, "destinations", "resume", account.Segments)
+	ends(t, publisher, regretted, attentivev1.JobState_JOB_STATE_CANCELLED)
 
 	// Nobody's jobs are swept by the workers.
 	operator := s.connect("operator")
@@ -158,6 +167,10 @@ func TestAccounts(t *testing.T) {
 			n++
 		}
 	}
+	letters := filepath.Join(s.dir, "letters.ndjson")
+	execute("operator", 0, "dead-letters", "export", "--all", "--file", letters)
+	execute("operator", 0, "dead-letters", "discard", "--all", "--because", "a test")
+	execute("operator", 0, "dead-letters", "import", letters, "--restore")
 
 	for _, line := range s.said.violations() {
 		// The second SegmentJob asks what the first was, and knows what to make of this.
