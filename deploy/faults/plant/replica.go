@@ -26,13 +26,13 @@ type Replica struct {
 	// uses, are its wires.
 	Broker, Attentive []*wire.Wire
 
-	plant   *Plant
-	program string
-	dir     string
-	ops     string
-	doors   []*wire.Door // to the nodes
+	plant *Plant
+	dir   string
+	ops   string
+	doors []*wire.Door // to the nodes
 
 	mu      sync.Mutex // guards the rest
+	program string
 	process *process.Process
 	starts  int
 	wanted  bool // the process is to run
@@ -86,6 +86,13 @@ func (r *Replica) again(ctx context.Context, starts int) {
 	if backoff.Sleep(ctx, time.Second) == nil {
 		r.plant.fail(r.Start(ctx))
 	}
+}
+
+// Upgrade makes program what the worker is from its next start on.
+func (r *Replica) Upgrade(program string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.program = program
 }
 
 // Log is the path of what the worker has written, over all its starts.
