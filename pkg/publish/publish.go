@@ -133,7 +133,7 @@ func (c *Client) kept(ctx context.Context, k contract.Kind, j job, r Receipt) (s
 	}
 	record, ok, err := ledger.New(kv).Find(ctx, k, j.GetDestination(), j.GetId())
 	if err == nil && !ok {
-		err = fmt.Errorf("it is neither in the queue (%w) nor in the ledger; use a new id", queued)
+		err = fmt.Errorf("it is neither in the queue nor in the ledger; use a new id (%w)", queued)
 	}
 	if err != nil {
 		return "", err
