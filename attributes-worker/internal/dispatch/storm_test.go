@@ -35,7 +35,11 @@ func TestTheLastUpdateStandsAfterAStorm(t *testing.T) {
 			r.ceilings = "attributes: 100000" // which each 429 cuts
 			r.bulk(api.BulkPolicy{Delay: api.Duration(100 * time.Millisecond)})
 			for _, f := range []api.Fault{
-				{Status: 429}, {Status: 500}, {Status: 500, Executed: true}, {Cut: true}, {Cut: true, Executed: true},
+				{Status: 429},
+				{Status: 500},
+				{Status: 500, Executed: true},
+				{Cut: true},
+				{Cut: true, Executed: true},
 				{Delay: api.Duration(r.lease), Probability: 0.002},
 			} {
 				f.Endpoint = endpoint
