@@ -18,24 +18,27 @@ const (
 	shardBits = 10
 	shards    = 1 << shardBits
 
-	// A number of the North American plan, after "+1", is below 10^10 < 2^34. A
-	// shard is chosen by ten bits of it, mixed; the other 24 are the key.
-	planDigits = 10
-	planBits   = 34
-	planMask   = 1<<planBits - 1
-	restBits   = planBits - shardBits
+	// A number of the North American plan, after "+1", is below 10^10 < 2^34. Its
+	// shard is chosen by 18 bits of it, mixed; only the other 16 are kept.
+	planDigits    = 10
+	planBits      = 34
+	planMask      = 1<<planBits - 1
+	planShardBits = 18
+	planShards    = 1 << planShardBits
+	restBits      = planBits - planShardBits
 )
 
 // people is a set of identifiers, exact for phone numbers. An e-mail address is
 // known by 128 bits of a SHA-256 under a random key: among 10 million addresses
 // two are taken for one with a probability below 10^-24.
 //
-// Numbers of the North American plan, the bulk of all, take 4 bytes a slot, other
+// Numbers of the North American plan, the bulk of all, take 2 bytes a slot, other
 // numbers 8, everything else 16.
 type people struct {
 	budget int64 // bytes that may still be taken
 
-	plan   [shards]table[uint32]
+	plan   []table[uint16] // planShards, once there is a number for them
+	zeros  []uint64        // bit by shard: it has the number whose 16 bits are an empty slot's
 	phones [shards]table[uint64]
 	others [shards]table[digest]
 
@@ -68,7 +71,7 @@ func newPeople(budget int64) (*people, error) {
 // person is an identifier as the set keeps it.
 type person struct {
 	kind  kind
-	shard uint16
+	shard uint32
 	place uint32 // of all 2^32
 	key   digest // of a number only the first half
 }
@@ -105,15 +108,15 @@ func (p *people) planned(number uint64) person {
 	h = h * 0x9E3779B97F4A7C15 & planMask
 	h ^= h >> (planBits / 2)
 	h = h * 0xBF58476D1CE4E5B9 & planMask
-	key := uint32(h&(1<<restBits-1)) + 1 // zero is an empty slot
-	return person{ofPlan, uint16(h >> restBits), planPlace(key), digest{uint64(key)}}
+	key := uint16(h) //nolint:gosec // the other bits are the shard
+	return person{ofPlan, uint32(h >> restBits), planPlace(key), digest{uint64(key)}}
 }
 
 // planPlace spreads the keys of a shard over 32 bits.
-func planPlace(key uint32) uint32 { return (key - 1) << (32 - restBits) }
+func planPlace(key uint16) uint32 { return uint32(key) << (32 - restBits) }
 
 // shard and place are different parts of a hash.
-func shard(h uint64) uint16 { return uint16(h >> (64 - shardBits)) }
+func shard(h uint64) uint32 { return uint32(h >> (64 - shardBits)) }
 func place(h uint64) uint32 { return uint32(h >> (32 - shardBits)) }
 
 // fetch reads where each of several persons would be. The reads do not wait for
@@ -123,7 +126,9 @@ func (p *people) fetch(batch []person) {
 	for i := range batch {
 		switch b := &batch[i]; b.kind {
 		case ofPlan:
-			read ^= uint64(p.plan[b.shard].peek(b.place))
+			if p.plan != nil {
+				read ^= uint64(p.plan[b.shard].peek(b.place))
+			}
 		case ofPhone:
 			read ^= p.phones[b.shard].peek(b.place)
 		default:
@@ -138,13 +143,33 @@ func (p *people) fetch(batch []person) {
 func (p *people) add(who person) (bool, error) {
 	switch who.kind {
 	case ofPlan:
-		return p.plan[who.shard].add(uint32(who.key[0]), who.place, &p.budget, planPlace)
+		return p.addPlanned(who)
 	case ofPhone:
 		return p.phones[who.shard].add(who.key[0], who.place, &p.budget, func(n uint64) uint32 {
 			return place(mix(n ^ p.phoneKey))
 		})
 	}
 	return p.others[who.shard].add(who.key, who.place, &p.budget, func(d digest) uint32 { return place(d[0]) })
+}
+
+// addPlanned is add for a number of the plan.
+func (p *people) addPlanned(who person) (bool, error) {
+	if p.plan == nil {
+		const taken = planShards*int64(unsafe.Sizeof(table[uint16]{})) + planShards/8
+		if taken > p.budget {
+			return false, errBudget
+		}
+		p.budget -= taken
+		p.plan, p.zeros = make([]table[uint16], planShards), make([]uint64, planShards/64)
+	}
+	key := uint16(who.key[0]) //nolint:gosec // it was put there as that
+	if key == 0 {
+		word, bit := &p.zeros[who.shard/64], uint64(1)<<(who.shard%64)
+		added := *word&bit == 0
+		*word |= bit
+		return added, nil
+	}
+	return p.plan[who.shard].add(key, who.place, &p.budget, planPlace)
 }
 
 // mix is the finalizer of splitmix64, a bijection.
@@ -182,7 +207,7 @@ const (
 	// A table that is four fifths full grows by half while it is small, then by a
 	// quarter: a large one takes 1.25 to 1.6 slots for each key.
 	fullNum, fullDen = 4, 5
-	largeSlots       = 16 << 10
+	largeSlots       = 64
 )
 
 // add adds key, whose place among all 2^32 is at, and reports whether it was not
@@ -244,11 +269,12 @@ func (t *table[K]) after(i int) int {
 // grow makes room.
 func (t *table[K]) grow(budget *int64, placeOf func(K) uint32) error {
 	old := t.slots
+	keyBytes := int(unsafe.Sizeof(*new(K)))
 	size := max(minSlots, len(old)+len(old)/2)
 	if len(old) >= largeSlots {
 		size = len(old) + len(old)/4
 	}
-	taken := int64(size-len(old)) * int64(unsafe.Sizeof(*new(K)))
+	taken := int64((size - len(old)) * keyBytes)
 	if taken > *budget {
 		return errBudget
 	}

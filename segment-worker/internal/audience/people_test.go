@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"unsafe"
 )
 
 // newSet is a set with room for everything.
@@ -73,10 +74,25 @@ func TestKindsAreApart(t *testing.T) {
 	}
 }
 
+// TestWholeShard fills a shard with all numbers that it can have, the one whose
+// key is that of an empty slot among them.
+func TestWholeShard(t *testing.T) {
+	t.Parallel()
+	set := newSet(t)
+	for _, again := range []bool{false, true} {
+		for key := range 1 << restBits {
+			who := person{ofPlan, 77, planPlace(uint16(key)), digest{uint64(key)}}
+			if added, err := set.add(who); err != nil || added == again {
+				t.Fatalf("add(%d) = %v, %v, again: %v", key, added, err, again)
+			}
+		}
+	}
+}
+
 // TestShardsFillEvenly: sequential numbers, as lists have them, do not crowd.
 func TestShardsFillEvenly(t *testing.T) {
 	t.Parallel()
-	const n = 400_000
+	const n = 2_000_000
 	set := newSet(t)
 	for i := range n {
 		if _, err := set.add(set.person(fmt.Appendf(nil, "+1415%07d", i))); err != nil {
@@ -93,8 +109,8 @@ func TestShardsFillEvenly(t *testing.T) {
 			}
 		}
 	}
-	if most > 2*n/shards {
-		t.Errorf("the fullest shard holds %d of an average of %d", most, n/shards)
+	if most > 4*n/planShards {
+		t.Errorf("the fullest shard holds %d of an average of %d", most, n/planShards)
 	}
 	if mean := float64(probes) / n; mean > 3 {
 		t.Errorf("a key is %.1f slots from its place on average, want at most 3", mean)
@@ -104,7 +120,7 @@ func TestShardsFillEvenly(t *testing.T) {
 // TestBudgetIsKept adds up what the set holds.
 func TestBudgetIsKept(t *testing.T) {
 	t.Parallel()
-	const budget = 2 << 20
+	const budget = 16 << 20
 	p, err := newPeople(budget)
 	if err != nil {
 		t.Fatal(err)
@@ -118,9 +134,12 @@ func TestBudgetIsKept(t *testing.T) {
 			break
 		}
 	}
-	held := int64(0)
+	held := int64(len(p.plan))*int64(unsafe.Sizeof(p.plan[0])) + int64(8*len(p.zeros))
+	for i := range p.plan {
+		held += int64(2 * cap(p.plan[i].slots))
+	}
 	for i := range shards {
-		held += int64(4*cap(p.plan[i].slots) + 8*cap(p.phones[i].slots) + 16*cap(p.others[i].slots))
+		held += int64(8*cap(p.phones[i].slots) + 16*cap(p.others[i].slots))
 	}
 	if held > budget || held < budget*9/10 {
 		t.Errorf("the set holds %d bytes of a budget of %d", held, budget)

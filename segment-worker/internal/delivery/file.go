@@ -2,23 +2,23 @@ package delivery
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
+	"attentive.internal/pkg/config"
 	"attentive.internal/pkg/metrics"
 	"attentive.internal/segment-worker/internal/compress"
 	"attentive.internal/segment-worker/internal/stream"
 )
 
-// remoteFile is one file on its way: what is written is compressed and
-// encrypted, and uploaded by a goroutine of its own. Close returns once the
+// remoteFile is one file on its way: what is written is compressed and encrypted
+// by a goroutine of its own, and uploaded by another one. Close returns once the
 // receiver has it whole.
 type remoteFile struct {
 	list   *list
 	slot   slot
 	name   string
-	plain  *compress.Writer
-	cipher io.WriteCloser // nil: it is not encrypted
 	stream *stream.Writer
 	sum    checksum // of what was written
 	bytes  int64    // that the receiver has, once it has all
@@ -60,47 +60,73 @@ func (l *list) begin(ctx context.Context, at slot, name string) (*remoteFile, er
 		f.put <- putResult{n, err}
 		return err
 	})
-	return f, f.layer(writer)
+	if u.recipients != nil || u.settings.Compression != config.NoCompression {
+		f.stream = f.pack(ctx, writer)
+	}
+	return f, nil
 }
 
-// layer puts encryption and compression before what is uploaded.
-func (f *remoteFile) layer(to io.Writer) (err error) {
-	u := f.list.upload
-	if u.recipients != nil {
-		if u.Destination.Segment.PGP.Armor {
-			f.cipher, err = u.recipients.EncryptArmored(to)
-		} else {
-			f.cipher, err = u.recipients.Encrypt(to)
-		}
-		if err != nil {
-			return err
-		}
-		to = f.cipher
-	}
+// pack returns a stream that a goroutine compresses and encrypts into to: that costs
+// about as much as all that comes before it.
+func (f *remoteFile) pack(ctx context.Context, to *stream.Writer) *stream.Writer {
 	// An archive wants a name for what it holds. That of the file is not known yet,
 	// and one that all files share would overwrite others when they are unpacked.
-	f.plain, err = compress.New(to, u.settings.Compression, compress.Entry{
+	u := f.list.upload
+	entry := compress.Entry{
 		Name: fmt.Sprintf("%s_subscriber_segment_%s_%d.csv", u.settings.ClientDomain, u.run.Job.GetId(), u.named),
 		Time: u.Now(),
+	}
+	reader, writer := stream.New(ctx)
+	f.list.uploads.Go(func() error {
+		err := u.packed(reader, to, entry)
+		if err == nil {
+			return to.Close()
+		}
+		reader.CloseWithError(err)
+		to.CloseWithError(err)
+		return err
 	})
-	return err
+	return writer
+}
+
+// packed writes all of from to to, compressed and encrypted.
+func (u *upload) packed(from *stream.Reader, to io.Writer, entry compress.Entry) error {
+	if u.recipients == nil {
+		return u.compressed(from, to, entry)
+	}
+	encrypt := u.recipients.Encrypt
+	if u.Destination.Segment.PGP.Armor {
+		encrypt = u.recipients.EncryptArmored
+	}
+	message, err := encrypt(to)
+	if err != nil {
+		return err
+	}
+	if err := u.compressed(from, message, entry); err != nil {
+		return err
+	}
+	return message.Close()
+}
+
+// compressed writes all of from to to, compressed.
+func (u *upload) compressed(from *stream.Reader, to io.Writer, entry compress.Entry) error {
+	plain, err := compress.New(to, u.settings.Compression, entry)
+	if err != nil {
+		return err
+	}
+	if _, err := from.WriteTo(plain); err != nil {
+		return errors.Join(err, plain.Discard())
+	}
+	return plain.Close()
 }
 
 func (f *remoteFile) Write(p []byte) (int, error) {
 	f.sum.add(p)
-	return f.plain.Write(p)
+	return f.stream.Write(p)
 }
 
-// Close ends compression, encryption and upload, in this order.
+// Close returns when everything is compressed, encrypted and uploaded.
 func (f *remoteFile) Close() error {
-	if err := f.plain.Close(); err != nil {
-		return err
-	}
-	if f.cipher != nil {
-		if err := f.cipher.Close(); err != nil {
-			return err
-		}
-	}
 	if err := f.stream.Close(); err != nil {
 		return err
 	}
@@ -120,9 +146,4 @@ func (f *remoteFile) Close() error {
 }
 
 // discard has the upload give up and remove its file.
-func (f *remoteFile) discard(err error) {
-	f.stream.CloseWithError(err)
-	if f.plain != nil {
-		_ = f.plain.Discard() // closes a file that has no name
-	}
-}
+func (f *remoteFile) discard(err error) { f.stream.CloseWithError(err) }

@@ -159,13 +159,13 @@ func wantPackets(t *testing.T, g gpg, message []byte) {
 		t.Fatal(err)
 	}
 	listing := string(out)
-	for _, want := range []string{":pubkey enc packet: version 3", ":encrypted data packet:", "mdc_method: 2", "mode b (62), created 0, name=\"\""} {
+	for _, want := range []string{":pubkey enc packet: version 3", ":encrypted data packet:", "mdc_method: 2", ":compressed packet: algo=1", "mode b (62), created 0, name=\"\""} {
 		if !strings.Contains(listing, want) {
 			t.Errorf("message has no %q:\n%s", want, listing)
 		}
 	}
-	if strings.Contains(listing, ":compressed packet") || strings.Contains(listing, "aead") {
-		t.Errorf("message is compressed or uses AEAD:\n%s", listing)
+	if strings.Contains(listing, "aead") {
+		t.Errorf("message uses AEAD:\n%s", listing)
 	}
 }
 
@@ -229,6 +229,52 @@ func TestCipher(t *testing.T) {
 			}
 			if got := cipherOf(t, encrypt(t, r.Encrypt, rows(100), 100), e); got != tt.want {
 				t.Errorf("cipher = %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+// TestCompression: a recipient gets nothing that its preferences lack.
+func TestCompression(t *testing.T) {
+	t.Parallel()
+	none, zip, zlib := uint8(packet.CompressionNone), uint8(packet.CompressionZIP), uint8(packet.CompressionZLIB)
+	tests := []struct {
+		name    string
+		prefers []uint8
+		want    bool
+	}{
+		{"prefers ZLIB, takes ZIP", []uint8{zlib, zip}, true},
+		{"knows ZLIB only", []uint8{zlib}, false},
+		{"wants none", []uint8{none}, false},
+		{"says nothing", nil, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			e, other := entity(t, 0), entity(t, 0)
+			for _, identity := range e.Identities {
+				identity.SelfSignature.PreferredCompression = tt.prefers
+				if err := identity.SelfSignature.SignUserId(identity.Name, e.PrimaryKey, e.PrivateKey, at(born)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, identity := range other.Identities {
+				identity.SelfSignature.PreferredCompression = []uint8{zip}
+				if err := identity.SelfSignature.SignUserId(identity.Name, other.PrimaryKey, other.PrivateKey, at(born)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r, err := pgp.Parse(time.Now(), pgp.Key{Name: "k", Bytes: public(t, e)}, pgp.Key{Name: "other", Bytes: public(t, other)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			plain := rows(100_000)
+			message := encrypt(t, r.Encrypt, plain, 1000)
+			if got := len(message) < len(plain)*2/3; got != tt.want {
+				t.Errorf("%d bytes became %d: compressed = %v, want %v", len(plain), len(message), got, tt.want)
+			}
+			if got, err := decrypt(message, e); err != nil || !bytes.Equal(got, plain) {
+				t.Errorf("the recipient reads %d bytes of %d: %v", len(got), len(plain), err)
 			}
 		})
 	}
