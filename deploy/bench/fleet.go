@@ -98,18 +98,24 @@ func (f *fleet) open(ctx context.Context) error {
 	if err := json.Unmarshal([]byte(line), &f.receiver); err != nil {
 		return fmt.Errorf("addresses of the receiver: %w", err)
 	}
-	// A new cluster takes requests before it has a leader who answers them, and has
-	// one before it has all its members.
+	f.conn, err = connectBroker(ctx, f.url, f.brokers)
+	return err
+}
+
+// connectBroker connects to a new broker and makes its streams. A new cluster takes
+// requests before it has a leader who answers them, and has one before it has all
+// its members. The connection is returned also with an error, once there is one.
+func connectBroker(ctx context.Context, url string, replicas int) (conn *broker.Conn, err error) {
 	if err := until(ctx, "the broker", func(ctx context.Context) (err error) {
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
-		f.conn, err = broker.Connect(ctx, broker.Options{URL: f.url, Name: "bench"}, slog.New(slog.DiscardHandler))
+		conn, err = broker.Connect(ctx, broker.Options{URL: url, Name: "bench"}, slog.New(slog.DiscardHandler))
 		return err
 	}); err != nil {
-		return err
+		return nil, err
 	}
-	return until(ctx, "the broker's streams", func(ctx context.Context) error {
-		return f.conn.Ensure(ctx, broker.Settings{Replicas: f.brokers})
+	return conn, until(ctx, "the broker's streams", func(ctx context.Context) error {
+		return conn.Ensure(ctx, broker.Settings{Replicas: replicas})
 	})
 }
 

@@ -73,6 +73,7 @@ func benchmarks() []benchmark {
 		{"latency", "time from publishing an update until its call arrives, while nothing waits", latency},
 		{"memory", "peak of the attributes-worker while 5 million profiles wait", memory},
 		{"unlimited", "calls a second without a limit, beside a bare loop of the same concurrency", unlimited},
+		{"segment", "audiences of 1, 5 and 40 million through OpenPGP to OpenSSH, beside gpg && sftp; memory; the stages alone", segments},
 		{"start", "time from the start of a worker's process to /readyz answering 200", start},
 	}
 }

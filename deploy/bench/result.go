@@ -71,7 +71,37 @@ func timed(name string, runs []time.Duration) result {
 	}
 }
 
-func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+// peerRuns are the runs of what the same work was measured with, in the same run.
+type peerRuns struct {
+	name string
+	runs []time.Duration
+}
+
+// compared makes the result of several runs that should be ratio times as fast as
+// those of a peer, by their medians; zero for no goal.
+func compared(name string, runs []time.Duration, peer peerRuns, ratio float64) result {
+	r := timed(name, runs)
+	got := timed(peer.name, peer.runs).Median / r.Median
+	r.Peer, r.Ratio = &peer.name, &got
+	if ratio > 0 {
+		r.Goal = fmt.Sprintf(">= %s x peer", number(ratio))
+		r.Met = got >= ratio
+	}
+	return r
+}
+
+// amount makes the result of one measured amount, which should be limit at most;
+// zero for no goal.
+func amount(name, unit string, value, limit float64) result {
+	r := result{Name: name, Value: value, Unit: unit, Met: true, Runs: 1, Min: value, Median: value, P99: value, Max: value}
+	if limit > 0 {
+		r.Goal = fmt.Sprintf("<= %s %s", number(limit), unit)
+		r.Met = value <= limit
+	}
+	return r
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }
 
 // table prints results for people.
 type table struct {

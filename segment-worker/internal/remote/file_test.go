@@ -609,17 +609,3 @@ func TestNothingIsLeftRunning(t *testing.T) {
 		t.Logf("goroutines: %d, before: %d\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
 	}
 }
-
-func BenchmarkPut(b *testing.B) {
-	const size = 100 << 20
-	block := random(size)
-	cfg, _ := openSSH(b)
-	s := dial(b, cfg)
-	b.SetBytes(size)
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := s.Put(b.Context(), "x", bytes.NewReader(block)); err != nil {
-			b.Fatal(err)
-		}
-	}
-}

@@ -54,7 +54,8 @@ const (
 	limitsExtension  = "limits@openssh.com"
 	largePacketBytes = 255 << 10
 	largePackets     = 16
-	smallPackets     = 64 // of 32 KiB, the library's default size
+	smallPacketBytes = 32 << 10 // the library's default
+	smallPackets     = 64
 )
 
 // Config says which account to log in to, and how. Secrets are functions: each
