@@ -68,6 +68,12 @@ func newPeople(budget int64) (*people, error) {
 	}, nil
 }
 
+// empty returns an empty set with a budget of its own, for which persons are the
+// same.
+func (p *people) empty(budget int64) *people {
+	return &people{budget: budget, planKey: p.planKey, phoneKey: p.phoneKey, hashed: p.hashed}
+}
+
 // person is an identifier as the set keeps it.
 type person struct {
 	kind  kind
@@ -93,10 +99,16 @@ func (p *people) person(id []byte) person {
 		p.hashed = append(p.hashed[:hashKeyBytes], id...)
 		sum := sha256.Sum256(p.hashed)
 		key := digest{binary.LittleEndian.Uint64(sum[0:]), binary.LittleEndian.Uint64(sum[8:]) | 1}
-		return person{ofOther, shard(key[0]), place(key[0]), key}
+		return otherPerson(key)
 	case len(id) == len("+1")+planDigits && id[1] == '1':
 		return p.planned(number - 1e10)
 	}
+	return p.phonePerson(number)
+}
+
+func otherPerson(key digest) person { return person{ofOther, shard(key[0]), place(key[0]), key} }
+
+func (p *people) phonePerson(number uint64) person {
 	h := mix(number ^ p.phoneKey)
 	return person{ofPhone, shard(h), place(h), digest{number}}
 }
@@ -108,8 +120,13 @@ func (p *people) planned(number uint64) person {
 	h = h * 0x9E3779B97F4A7C15 & planMask
 	h ^= h >> (planBits / 2)
 	h = h * 0xBF58476D1CE4E5B9 & planMask
-	key := uint16(h) //nolint:gosec // the other bits are the shard
-	return person{ofPlan, uint32(h >> restBits), planPlace(key), digest{uint64(key)}}
+	return plannedPerson(h)
+}
+
+// plannedPerson is a number of ten digits, mixed.
+func plannedPerson(h uint64) person {
+	key := uint16(h)                                                                  //nolint:gosec // the other bits are the shard
+	return person{ofPlan, uint32(h >> restBits), planPlace(key), digest{uint64(key)}} //nolint:gosec // 18 bits
 }
 
 // planPlace spreads the keys of a shard over 32 bits.
@@ -136,6 +153,23 @@ func (p *people) fetch(batch []person) {
 		}
 	}
 	p.fetched = read // or the compiler would drop the reads
+}
+
+// has reports whether a person is in the set.
+func (p *people) has(who person) bool {
+	switch who.kind {
+	case ofPlan:
+		if p.plan == nil {
+			return false
+		}
+		if who.key[0] == 0 {
+			return p.zeros[who.shard/64]&(1<<(who.shard%64)) != 0
+		}
+		return p.plan[who.shard].has(uint16(who.key[0]), who.place) //nolint:gosec // it was put there as that
+	case ofPhone:
+		return p.phones[who.shard].has(who.key[0], who.place)
+	}
+	return p.others[who.shard].has(who.key, who.place)
 }
 
 // add puts a person into the set and reports whether it was not there. Its only
@@ -233,6 +267,19 @@ func (t *table[K]) add(key K, at uint32, budget *int64, placeOf func(K) uint32) 
 	t.put(key, at)
 	t.used++
 	return true, nil
+}
+
+// has reports whether key is there.
+func (t *table[K]) has(key K, at uint32) bool {
+	if len(t.slots) == 0 {
+		return false
+	}
+	for i := t.slot(at); t.slots[i] != *new(K); i = t.after(i) {
+		if t.slots[i] == key {
+			return true
+		}
+	}
+	return false
 }
 
 // peek reads a place.

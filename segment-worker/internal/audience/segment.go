@@ -6,8 +6,9 @@
 // from, and in the order of first appearance.
 //
 // Memory does not grow with the audience but for the set of those seen, which has
-// a budget: an audience beyond it fails as too_large. Nothing of a row is kept in
-// an error.
+// a budget. Beyond it rows wait in encrypted temporary files for the end of the
+// sources, and an audience that passes the limit of those fails as too_large.
+// Nothing of a row is kept in an error.
 //
 // A file that is closed is complete. The files of a segment count only together,
 // and only when Close has returned nil: until then a source may turn out to be
@@ -25,10 +26,11 @@ import (
 	"attentive.internal/pkg/identifier"
 	"attentive.internal/pkg/source"
 	"attentive.internal/segment-worker/internal/delimited"
+	"attentive.internal/segment-worker/internal/spool"
 )
 
 const (
-	// DefaultMemory is how many bytes the set of those seen may take: about 40
+	// DefaultMemory is how many bytes the set of those seen may take: about 90
 	// million numbers of the North American plan, 20 million others, 10 million
 	// e-mail addresses.
 	DefaultMemory = 256 << 20
@@ -79,6 +81,8 @@ type Config struct {
 	SampleRows uint64
 	// Memory in bytes for the set of those seen; zero for DefaultMemory.
 	Memory int64
+	// Disk takes what passes Memory; nil for nowhere.
+	Disk *spool.Disk
 }
 
 // Counts of rows, over all sources.
@@ -108,6 +112,7 @@ type Segment struct {
 	create func(part int) (io.WriteCloser, error)
 
 	people *people
+	over   *overflow // nil while the budget suffices
 	counts Counts
 	read   atomic.Uint64 // of counts, for whoever watches
 	rows   *delimited.Rows
@@ -234,20 +239,56 @@ func (s *Segment) keep() error {
 	for i, who := range s.batch {
 		id := s.ids[start:s.ends[i]]
 		start = s.ends[i]
-		added, err := s.people.add(who)
-		if err != nil {
-			return s.tooLarge(err)
-		}
-		if !added {
-			s.counts.Duplicates++
+		if s.over != nil {
+			if err := s.postpone(who, id); err != nil {
+				return err
+			}
 			continue
 		}
-		if err := s.write(who, id); err != nil {
+		added, err := s.people.add(who)
+		if errors.Is(err, errBudget) && s.cfg.Disk != nil {
+			if s.over, err = newOverflow(s.cfg.Disk); err == nil {
+				err = s.postpone(who, id)
+			}
+		}
+		switch {
+		case err != nil:
+			return s.tooLarge(err)
+		case s.over != nil:
+		case !added:
+			s.counts.Duplicates++
+		default:
+			err = s.write(who, id)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	s.batch, s.ids, s.ends = s.batch[:0], s.ids[:0], s.ends[:0]
 	return nil
+}
+
+// postpone keeps a row until the end of the sources.
+func (s *Segment) postpone(who person, id []byte) error {
+	if s.people.has(who) {
+		s.counts.Duplicates++
+		return nil
+	}
+	return s.tooLarge(s.over.add(who, id))
+}
+
+// resume writes the rows that were postponed.
+func (s *Segment) resume() error {
+	empty := s.people.empty
+	s.people = nil // its memory is needed
+	duplicates, err := s.over.replay(empty, s.cfg.Memory, func(who person, id []byte) error {
+		if s.full() {
+			return nil
+		}
+		return s.write(who, id)
+	})
+	s.counts.Duplicates += duplicates
+	return s.tooLarge(err)
 }
 
 // write adds one row to the files.
@@ -288,12 +329,16 @@ func (s *Segment) append(who person, id []byte) {
 
 // tooLarge is an audience with more people than can be told apart.
 func (s *Segment) tooLarge(err error) error {
-	if !errors.Is(err, errBudget) {
-		return err
+	switch {
+	case errors.Is(err, errBudget):
+		return fault.Permanentf(fault.TooLarge,
+			"segment %q: telling its people apart takes more than %d MiB of memory (dedup.memory); send it as several segments",
+			s.cfg.Segment, s.cfg.Memory>>20)
+	case errors.Is(err, spool.ErrFull):
+		return fault.Permanentf(fault.TooLarge,
+			"segment %q: telling its people apart takes more temporary files than dedup.disk allows; send it as several segments", s.cfg.Segment)
 	}
-	return fault.Permanentf(fault.TooLarge,
-		"segment %q: telling its %d people apart takes more than %d MiB of memory; send it as several segments",
-		s.cfg.Segment, s.counts.Sent, s.cfg.Memory>>20)
+	return err
 }
 
 // open starts the next file.
@@ -328,16 +373,29 @@ func (s *Segment) finish() error {
 	return nil
 }
 
-// Close completes the last file. It is called once, after every Add and Offer
-// has succeeded.
+// Close writes what was postponed and completes the last file. It is called once,
+// after every Add and Offer has succeeded.
 func (s *Segment) Close() error {
 	if err := s.keep(); err != nil { // what Offer has left
 		return err
+	}
+	if s.over != nil {
+		if err := s.resume(); err != nil {
+			return err
+		}
 	}
 	if s.file == nil {
 		return nil
 	}
 	return s.finish()
+}
+
+// Release gives up the temporary files, however the segment has ended.
+func (s *Segment) Release() error {
+	if s.over == nil {
+		return nil
+	}
+	return s.over.close()
 }
 
 // Counts returns what has become of the rows so far. The map is the segment's

@@ -1,71 +1,98 @@
-// Package spool keeps bytes on the disk that are too many for memory and must
-// not be read by anybody else: about people, say.
+// Package spool keeps on disk, encrypted, what does not fit into memory.
 //
-// They are encrypted under a random key that only memory holds (AES-256 in
-// counter mode; each key is used for one file and one direction), and the file has
-// no name any more once it is open. So a process that dies leaves nothing that
-// could be read, nor anything to remove. It is no protection against a disk that
-// changes bytes: what is read back is as right as what any local file holds.
+// A file is written from its beginning to its end and then read the same way. It is
+// in the system's folder for temporary files (TMPDIR). It is encrypted and authenticated by AES-256-GCM, block by block, under a random key
+// that exists only in memory, and has no name from the moment it was made: it is
+// gone with the process, however that ends, and what is left on the disk cannot
+// be read by anybody.
 package spool
 
 import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
+	"sync/atomic"
 )
 
-const blockBytes = 64 << 10
+// blockBytes is what is encrypted at once. A file holds one block in memory.
+const blockBytes = 32 << 10
 
-// File is written once and then read once, by one goroutine.
-type File struct {
-	file  *os.File
-	block cipher.Block
-	out   cipher.Stream
-	buf   []byte
-	size  int64
+// ErrFull is returned for more bytes than a Disk has.
+var ErrFull = errors.New("limit of temporary files reached")
+
+// Disk is room for files, shared by all who have it.
+type Disk struct{ left atomic.Int64 }
+
+// NewDisk returns room for files of limit bytes together.
+func NewDisk(limit int64) *Disk {
+	d := &Disk{}
+	d.left.Store(limit)
+	return d
 }
 
-// New creates a file in the system's folder for temporary files.
-func New() (*File, error) {
-	key := make([]byte, 32)
-	if _, err := rand.Read(key); err != nil {
+// New makes an empty file that nothing but the disk itself limits.
+func New() (*File, error) { return NewDisk(math.MaxInt64).Create() }
+
+// File is a temporary file. It is used by one goroutine at a time; the caller
+// closes it.
+type File struct {
+	disk *Disk
+	file *os.File
+	seal cipher.AEAD
+
+	block  []byte // not yet written, or read
+	rest   []byte // what of a block that was read is not taken yet
+	sealed []byte // a block as it is on the disk
+	next   uint64 // number of the next block: no two are sealed under one number
+	size   int64  // written by the user
+	bytes  int64  // taken from the disk
+	read   int64  // of them
+}
+
+// Create makes an empty file.
+func (d *Disk) Create() (*File, error) {
+	var key [32]byte
+	if _, err := rand.Read(key[:]); err != nil {
 		return nil, err
 	}
-	block, err := aes.NewCipher(key)
+	block, err := aes.NewCipher(key[:])
+	if err != nil {
+		return nil, err
+	}
+	seal, err := cipher.NewGCM(block)
 	if err != nil {
 		return nil, err
 	}
 	file, err := os.CreateTemp("", "relay-spool-*")
 	if err != nil {
-		return nil, fmt.Errorf("make room on the disk: %w; TMPDIR names another folder", err)
+		return nil, fmt.Errorf("make a temporary file: %w; TMPDIR names another folder", err)
 	}
 	if err := os.Remove(file.Name()); err != nil {
-		return nil, errors.Join(err, file.Close())
+		return nil, errors.Join(fmt.Errorf("make a temporary file: %w", err), file.Close())
 	}
-	return &File{file: file, block: block, out: stream(block), buf: make([]byte, blockBytes)}, nil
+	return &File{disk: d, file: file, seal: seal, block: make([]byte, 0, blockBytes)}, nil
 }
 
-// stream is the key stream from its beginning. The counter may begin at zero,
-// because nothing else is ever encrypted under the key.
-func stream(block cipher.Block) cipher.Stream {
-	return cipher.NewCTR(block, make([]byte, aes.BlockSize))
-}
-
-// Write adds p.
+// Write appends p. After an error the file is of no further use.
 func (f *File) Write(p []byte) (int, error) {
 	written := 0
 	for len(p) > 0 {
-		n := min(len(p), len(f.buf))
-		f.out.XORKeyStream(f.buf[:n], p[:n])
-		if _, err := f.file.Write(f.buf[:n]); err != nil {
-			return written, fmt.Errorf("write to the disk: %w; TMPDIR names another folder", err)
-		}
-		p, written = p[n:], written+n
+		n := copy(f.block[len(f.block):blockBytes], p)
+		f.block = f.block[:len(f.block)+n]
 		f.size += int64(n)
+		written += n
+		p = p[n:]
+		if len(f.block) == blockBytes {
+			if err := f.flush(); err != nil {
+				return written, err
+			}
+		}
 	}
 	return written, nil
 }
@@ -73,31 +100,106 @@ func (f *File) Write(p []byte) (int, error) {
 // Size is how many bytes were written.
 func (f *File) Size() int64 { return f.size }
 
-// WriteTo writes all that was written to w.
-func (f *File) WriteTo(w io.Writer) (int64, error) {
-	if _, err := f.file.Seek(0, io.SeekStart); err != nil {
-		return 0, err
+// flush seals the block and writes it.
+func (f *File) flush() error {
+	f.sealed = f.seal.Seal(f.sealed[:0], f.nonce(), f.block, nil)
+	f.block = f.block[:0]
+	n := int64(len(f.sealed))
+	if f.disk.left.Add(-n) < 0 {
+		f.disk.left.Add(n)
+		return ErrFull
 	}
-	in := stream(f.block)
-	var total int64
-	for total < f.size {
-		n, err := io.ReadFull(f.file, f.buf[:min(int64(len(f.buf)), f.size-total)])
-		if err != nil {
-			return total, fmt.Errorf("read from the disk: %v", err) //nolint:errorlint // a writer would take io.EOF for an end
-		}
-		in.XORKeyStream(f.buf[:n], f.buf[:n])
-		if _, err := w.Write(f.buf[:n]); err != nil {
-			return total, err
-		}
-		total += int64(n)
+	f.bytes += n
+	if _, err := f.file.Write(f.sealed); err != nil {
+		return fmt.Errorf("write a temporary file: %w; TMPDIR names another folder", err)
 	}
-	return total, nil
+	return nil
 }
 
-// Close gives the room on the disk back. A second Close does nothing.
+// nonce is the number of the next block.
+func (f *File) nonce() []byte {
+	nonce := make([]byte, f.seal.NonceSize())
+	binary.BigEndian.PutUint64(nonce[4:], f.next)
+	f.next++
+	return nonce
+}
+
+// Rewind ends writing: the file is then read from its beginning.
+func (f *File) Rewind() error {
+	if len(f.block) > 0 {
+		if err := f.flush(); err != nil {
+			return err
+		}
+	}
+	f.next, f.read, f.rest = 0, 0, nil
+	if _, err := f.file.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("read a temporary file: %w", err)
+	}
+	return nil
+}
+
+// Read reads what was written, once it was found to be that.
+func (f *File) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if len(f.rest) == 0 {
+		if err := f.fill(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, f.rest)
+	f.rest = f.rest[n:]
+	return n, nil
+}
+
+// fill reads the next block; io.EOF when there is none.
+func (f *File) fill() error {
+	if want := blockBytes + f.seal.Overhead(); cap(f.sealed) < want {
+		f.sealed = make([]byte, want)
+	}
+	n, err := io.ReadFull(f.file, f.sealed[:blockBytes+f.seal.Overhead()])
+	f.read += int64(n)
+	switch {
+	case n == 0 && f.read == f.bytes:
+		return io.EOF
+	case n == 0:
+		return fmt.Errorf("read a temporary file: %v", err) //nolint:errorlint // an io.EOF here is no end
+	}
+	if f.block, err = f.seal.Open(f.block[:0], f.nonce(), f.sealed[:n], nil); err != nil {
+		return errors.New("read a temporary file: it does not hold what was written to it; the disk is damaged")
+	}
+	f.rest = f.block
+	return nil
+}
+
+// WriteTo ends writing and writes all that was written to w.
+func (f *File) WriteTo(w io.Writer) (int64, error) {
+	if err := f.Rewind(); err != nil {
+		return 0, err
+	}
+	var total int64
+	for {
+		if err := f.fill(); err != nil {
+			if err == io.EOF { //nolint:errorlint // only io.EOF itself is the end
+				err = nil
+			}
+			return total, err
+		}
+		n, err := w.Write(f.rest)
+		total += int64(n)
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+// Close gives the file's room back. A second Close does nothing.
 func (f *File) Close() error {
+	f.disk.left.Add(f.bytes)
+	f.bytes = 0
 	if err := f.file.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
-		return err
+		return fmt.Errorf("close a temporary file: %w", err)
 	}
 	return nil
 }
