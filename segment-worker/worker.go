@@ -24,6 +24,7 @@ import (
 	"attentive.internal/segment-worker/internal/delivery"
 	"attentive.internal/segment-worker/internal/filename"
 	"attentive.internal/segment-worker/internal/remote"
+	"attentive.internal/segment-worker/internal/spool"
 )
 
 // grace is how long a job may go on after the worker was told to stop: many are
@@ -49,6 +50,7 @@ func work(ctx context.Context, p worker.Parts, account config.Account, tenure *o
 		return fmt.Errorf("open the bucket %s: %w", broker.BucketFiles, err)
 	}
 	numbers, baselines := filename.NewNumbers(files), baseline.New(files)
+	disk := spool.NewDisk(int64(p.Config.Dedup.DiskMegabytes) << 20)
 	sessions := make(chan struct{}, account.Sessions())
 	var accounts []remote.Config
 	for _, c := range p.Config.Credentials {
@@ -71,6 +73,8 @@ func work(ctx context.Context, p worker.Parts, account config.Account, tenure *o
 			Numbers:     numbers,
 			Baselines:   baselines,
 			Metrics:     p.Metrics,
+			Memory:      int64(p.Config.Dedup.Megabytes) << 20,
+			Disk:        disk,
 			CallTimeout: p.CallTimeout(),
 			Now:         time.Now,
 		}

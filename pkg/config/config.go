@@ -45,6 +45,8 @@ type Config struct {
 	SourceLimits SourceLimits
 	// S3 is the service that s3 URLs are about.
 	S3 S3
+	// Dedup is the room for telling the people of segments apart.
+	Dedup Dedup
 	// Lease is how long an account stays with an owner that does not renew.
 	// Default 15 s, from 2 s to 60 s.
 	Lease time.Duration
@@ -110,6 +112,17 @@ type SourceLimits struct {
 	Rows int
 	// Megabytes of 1,048,576 bytes, both as stored and unpacked.
 	Megabytes int
+}
+
+// Dedup is the room for telling the people of a segment apart: in memory, and
+// beyond it in encrypted temporary files.
+type Dedup struct {
+	// Megabytes of memory, of 1,048,576 bytes, of one segment at a time of each
+	// destination. Default 256, from 16 to 65,536.
+	Megabytes int
+	// DiskMegabytes of files for all destinations of an account together. Default
+	// 16,384, from 0 to 1,048,576.
+	DiskMegabytes int
 }
 
 // S3 is a service that keeps objects in buckets. The credentials for it are those

@@ -124,6 +124,7 @@ func (r *reader) config(v value) *Config {
 		SourcePrefixes: get(m, "source_prefixes", nil, listOf(readPrefix)),
 		SourceLimits:   get(m, "source_limits", mostOfSources, readSourceLimits),
 		S3:             get(m, "s3", defaultS3, readS3),
+		Dedup:          get(m, "dedup", defaultDedup, readDedup),
 		Lease:          get(m, "lease", 15*time.Second, duration(2*time.Second, time.Minute)),
 		Retention:      get(m, "retention", defaultRetention, readRetention),
 	}

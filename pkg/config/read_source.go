@@ -47,6 +47,18 @@ func readSourceLimits(v value) SourceLimits {
 	return l
 }
 
+var defaultDedup = Dedup{Megabytes: 256, DiskMegabytes: 16 << 10}
+
+func readDedup(v value) Dedup {
+	m := v.mapping()
+	d := Dedup{
+		Megabytes:     get(m, "megabytes", defaultDedup.Megabytes, whole(16, 64<<10)),
+		DiskMegabytes: get(m, "disk_megabytes", defaultDedup.DiskMegabytes, whole(0, 1<<20)),
+	}
+	m.done()
+	return d
+}
+
 var defaultS3 = S3{Endpoint: "https://s3.amazonaws.com"}
 
 func readS3(v value) S3 {

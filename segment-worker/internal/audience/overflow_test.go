@@ -78,7 +78,7 @@ func TestBeyondTheBudget(t *testing.T) {
 // TestFullDisk: the limit of temporary files is kept, told, and given back.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
-	disk := spool.NewDisk(4<<20)
+	disk := spool.NewDisk(4 << 20)
 	cfg := audience.Config{Segment: "Shoes", Column: "mobile", Normalize: identifier.Email, Memory: 1 << 20, Disk: disk}
 	for range 2 {
 		var f files
@@ -87,7 +87,7 @@ func TestFullDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 		err = s.Add(open(t, people(1, 500_000, 1_000_000, "someone%d@example.com"), nil), &rejected{})
-		wantFault(t, err, fault.Permanent, fault.TooLarge, `segment "Shoes"`, "dedup.disk", "send it as several segments")
+		wantFault(t, err, fault.Permanent, fault.TooLarge, `segment "Shoes"`, "dedup.disk_megabytes", "send it as several segments")
 		if err := s.Release(); err != nil {
 			t.Error(err)
 		}
@@ -109,7 +109,7 @@ func TestFullDisk(t *testing.T) {
 func TestPartitionBeyondTheBudget(t *testing.T) {
 	t.Parallel()
 	cfg := audience.Config{
-		Segment: "Shoes", Column: "mobile", Memory: 1 << 16, Disk: spool.NewDisk(1<<30),
+		Segment: "Shoes", Column: "mobile", Memory: 1 << 16, Disk: spool.NewDisk(1 << 30),
 		Normalize: identifier.Email,
 	}
 	var f files
@@ -120,7 +120,7 @@ func TestPartitionBeyondTheBudget(t *testing.T) {
 	if err := s.Add(open(t, people(1, 300_000, 10_000_000, "someone%d@example.com"), nil), &rejected{}); err != nil {
 		t.Fatal(err)
 	}
-	wantFault(t, s.Close(), fault.Permanent, fault.TooLarge, "dedup.memory")
+	wantFault(t, s.Close(), fault.Permanent, fault.TooLarge, "dedup.megabytes")
 	if err := s.Release(); err != nil {
 		t.Error(err)
 	}

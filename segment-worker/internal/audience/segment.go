@@ -332,11 +332,11 @@ func (s *Segment) tooLarge(err error) error {
 	switch {
 	case errors.Is(err, errBudget):
 		return fault.Permanentf(fault.TooLarge,
-			"segment %q: telling its people apart takes more than %d MiB of memory (dedup.memory); send it as several segments",
+			"segment %q: telling its people apart takes more than %d MiB of memory (dedup.megabytes); send it as several segments",
 			s.cfg.Segment, s.cfg.Memory>>20)
 	case errors.Is(err, spool.ErrFull):
 		return fault.Permanentf(fault.TooLarge,
-			"segment %q: telling its people apart takes more temporary files than dedup.disk allows; send it as several segments", s.cfg.Segment)
+			"segment %q: telling its people apart takes more temporary files than dedup.disk_megabytes allows; send it as several segments", s.cfg.Segment)
 	}
 	return err
 }

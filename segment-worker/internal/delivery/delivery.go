@@ -41,6 +41,7 @@ import (
 	"attentive.internal/segment-worker/internal/filename"
 	"attentive.internal/segment-worker/internal/pgp"
 	"attentive.internal/segment-worker/internal/remote"
+	"attentive.internal/segment-worker/internal/spool"
 )
 
 // Run is a segment job being worked.
@@ -61,6 +62,9 @@ type Delivery struct {
 	Numbers   *filename.Numbers
 	Baselines *baseline.Store
 	Metrics   *metrics.Metrics
+	// Memory and Disk are for telling people apart, as audience.Config has them.
+	Memory int64
+	Disk   *spool.Disk
 	// CallTimeout is the time-out of a rename, which is not begun without a lease
 	// that outlasts it.
 	CallTimeout time.Duration
@@ -92,7 +96,7 @@ func (d *Delivery) Handle(ctx context.Context, r *Run) error {
 		u := &upload{
 			Delivery: d, run: r, settings: request.template.Segment, session: s, recipients: recipients,
 			checking: d.Destination.Segment.Rename == config.RenameNone,
-			read:     prints{}, rows: map[string]uint64{},
+			read:     prints{}, rows: map[string]uint64{}, memory: d.Memory,
 		}
 		if err := u.begin(ctx, request); err != nil {
 			return err

@@ -55,7 +55,7 @@ func (d *Delivery) write(ctx context.Context, r *Run, session *remote.Session, p
 	}
 	u := &upload{
 		Delivery: d, run: r, settings: request.template.Segment, session: session, recipients: recipients,
-		direct: p, read: prints{}, rows: map[string]uint64{},
+		direct: p, read: prints{}, rows: map[string]uint64{}, memory: d.Memory,
 	}
 	if err := u.segments(ctx, request); err != nil {
 		return visible(p, err)

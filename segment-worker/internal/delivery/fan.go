@@ -66,7 +66,7 @@ func (u *upload) fanOut(ctx context.Context, r request) error {
 	for i := range f.groups {
 		f.groups[i] = map[string]*branch{}
 	}
-	u.memory = audience.DefaultMemory / maxLists
+	u.memory = u.Memory / maxLists
 	for {
 		err := u.ticking(ctx, f.taken.Load, func() error { return f.read(ctx) })
 		for _, b := range f.open {

@@ -43,6 +43,7 @@ func (u *upload) list(ctx context.Context, t config.Template, name string) (*lis
 		SplitBytes: uint64(settings.SplitMegabytes) * 1e6, //nolint:gosec // 0 to 4,096
 		SampleRows: uint64(u.run.Job.GetSampleRows()),
 		Memory:     u.memory,
+		Disk:       u.Disk,
 	}, func(part int) (io.WriteCloser, error) { return l.create(ctx, slot{name, part}) })
 	if err != nil {
 		return nil, err
@@ -56,6 +57,9 @@ func (u *upload) list(ctx context.Context, t config.Template, name string) (*lis
 func (l *list) end(err error) error {
 	if err == nil {
 		err = l.segment.Close()
+	}
+	if releaseErr := l.segment.Release(); releaseErr != nil {
+		l.upload.run.Log().Warn("a temporary file cannot be closed", "err", releaseErr)
 	}
 	if err != nil && l.open != nil {
 		l.open.discard(err)

@@ -37,7 +37,7 @@ type upload struct {
 	direct   *publication // what is written under final names; nil in the first phase
 
 	created    []string          // temporary names of files that may be there
-	memory     int64             // to tell the people of one segment apart; zero for the default
+	memory     int64             // to tell the people of one segment apart
 	order      []string          // names of the segments as they came
 	warnings   []string          // that only the rows have given rise to
 	whole      map[slot]file     // left by an earlier attempt, not yet taken over

@@ -204,7 +204,7 @@ func BenchmarkFile(b *testing.B) {
 	chunk := []byte(fmt.Sprintf("%01024d", 1))
 	b.SetBytes(64 << 20)
 	for b.Loop() {
-		f, err := spool.NewDisk(1<<40).Create()
+		f, err := spool.NewDisk(1 << 40).Create()
 		if err != nil {
 			b.Fatal(err)
 		}
