@@ -588,15 +588,16 @@ func TestProgressIsToldDuringTheUpload(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
 	t.Cleanup(p.sftp.Resume)
-	var once sync.Once
+	var stalled atomic.Bool
 	p.sftp.Intercept(func(op sftptest.Op, _ string) error {
-		if op == sftptest.OpWrite {
-			once.Do(p.sftp.Stall)
+		if op == sftptest.OpWrite && stalled.CompareAndSwap(false, true) {
+			p.sftp.Stall()
 		}
 		return nil
 	})
 	p.start()
 	id := p.send(p.orchestration("VIP", p.large()))
+	p.eventually("a write, after which all stands still", stalled.Load)
 	p.eventually("event of progress", func() bool {
 		return slices.ContainsFunc(p.events(id), func(e *attentivev1.JobEvent) bool {
 			return e.GetState() == attentivev1.JobState_JOB_STATE_UPLOADING && e.GetProgress().GetRowsRead() > 0
