@@ -55,7 +55,7 @@ func startOpenSSH(ctx context.Context, dir string) (*openSSH, error) {
 		return nil, err
 	}
 	for _, name := range []string{s.key, filepath.Join(dir, "hostkey")} {
-		if _, err := output(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "bench", "-f", name); err != nil {
+		if err := complete(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "bench", "-f", name); err != nil {
 			return nil, err
 		}
 	}
@@ -120,11 +120,11 @@ func sbin(program string) string {
 	return filepath.Join("/usr/sbin", program)
 }
 
-// output runs a program to its end.
-func output(ctx context.Context, program string, args ...string) (string, error) {
+// complete runs a program to its end.
+func complete(ctx context.Context, program string, args ...string) error {
 	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
 	if err != nil {
-		return "", fmt.Errorf("%s %s: %w\n%s", program, strings.Join(args, " "), err, out)
+		return fmt.Errorf("%s %s: %w\n%s", program, strings.Join(args, " "), err, out)
 	}
-	return string(out), nil
+	return nil
 }

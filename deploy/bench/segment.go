@@ -88,11 +88,11 @@ func (b *segmentBench) open(ctx context.Context) (err error) {
 	if b.gpg, err = os.MkdirTemp("", "gpg"); err != nil {
 		return err
 	}
-	if _, err := output(ctx, "gpg", "--homedir", b.gpg, "--batch", "--passphrase", "", "--quick-generate-key", gpgRecipient, "future-default", "default", "never"); err != nil {
+	if err := complete(ctx, "gpg", "--homedir", b.gpg, "--batch", "--passphrase", "", "--quick-generate-key", gpgRecipient, "future-default", "default", "never"); err != nil {
 		return err
 	}
 	b.publicKey = filepath.Join(b.dir, "public.asc")
-	_, err = output(ctx, "gpg", "--homedir", b.gpg, "--batch", "--armor", "--output", b.publicKey, "--export", gpgRecipient)
+	err = complete(ctx, "gpg", "--homedir", b.gpg, "--batch", "--armor", "--output", b.publicKey, "--export", gpgRecipient)
 	return err
 }
 
@@ -100,7 +100,7 @@ func (b *segmentBench) open(ctx context.Context) (err error) {
 func (b *segmentBench) end(ctx context.Context) error {
 	var errs []error
 	if b.gpg != "" {
-		_, err := output(ctx, "gpgconf", "--homedir", b.gpg, "--kill", "gpg-agent")
+		err := complete(ctx, "gpgconf", "--homedir", b.gpg, "--kill", "gpg-agent")
 		errs = append(errs, err, os.RemoveAll(b.gpg))
 	}
 	if b.conn != nil {
@@ -269,12 +269,12 @@ func (b *segmentBench) shell(ctx context.Context, clean string) (time.Duration, 
 		return 0, err
 	}
 	begun := time.Now()
-	_, err := output(ctx, "gpg", "--homedir", b.gpg, "--batch", "--yes", "--trust-model", "always", "--recipient", gpgRecipient,
+	err := complete(ctx, "gpg", "--homedir", b.gpg, "--batch", "--yes", "--trust-model", "always", "--recipient", gpgRecipient,
 		"--compress-algo", "none", "--output", encrypted, "--encrypt", clean)
 	if err != nil {
 		return 0, err
 	}
-	_, err = output(ctx, "sftp", "-q", "-c", "aes128-gcm@openssh.com", "-P", b.ssh.port, "-i", b.ssh.key,
+	err = complete(ctx, "sftp", "-q", "-c", "aes128-gcm@openssh.com", "-P", b.ssh.port, "-i", b.ssh.key,
 		"-o", "UserKnownHostsFile="+b.ssh.known, "-b", batch, b.ssh.user+"@"+b.ssh.host)
 	if err != nil {
 		return 0, err

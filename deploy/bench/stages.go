@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -67,7 +68,7 @@ func inNanoseconds(r result, limit time.Duration) result {
 
 // goBenchmarks runs benchmarks of a package of the workspace in turns, and returns
 // the times of one operation.
-func goBenchmarks(ctx context.Context, pkg string, names ...string) (map[string][]time.Duration, error) {
+func goBenchmarks(ctx context.Context, pkg string, names ...string) (runs map[string][]time.Duration, err error) {
 	root, err := process.Root(ctx)
 	if err != nil {
 		return nil, err
@@ -76,14 +77,14 @@ func goBenchmarks(ctx context.Context, pkg string, names ...string) (map[string]
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	program := filepath.Join(dir, "bench.test")
 	build := exec.CommandContext(ctx, "go", "test", "-c", "-o", program, pkg)
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("go test -c %s: %w\n%s", pkg, err, out)
 	}
-	runs := make(map[string][]time.Duration)
+	runs = make(map[string][]time.Duration)
 	for range stageRuns {
 		for _, name := range names {
 			cmd := exec.CommandContext(ctx, program, "-test.run", "^$", "-test.bench", "^Benchmark"+strings.ReplaceAll(name, "/", "$/^")+"$", "-test.benchtime", "300ms")
