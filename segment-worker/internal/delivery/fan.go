@@ -10,7 +10,6 @@ import (
 	"attentive.internal/pkg/identifier"
 	"attentive.internal/pkg/segmentname"
 	"attentive.internal/pkg/source"
-	"attentive.internal/segment-worker/internal/audience"
 )
 
 const (
