@@ -90,17 +90,6 @@ func compared(name string, runs []time.Duration, peer peerRuns, ratio float64) r
 	return r
 }
 
-// amount makes the result of one measured amount, which should be limit at most;
-// zero for no goal.
-func amount(name, unit string, value, limit float64) result {
-	r := result{Name: name, Value: value, Unit: unit, Met: true, Runs: 1, Min: value, Median: value, P99: value, Max: value}
-	if limit > 0 {
-		r.Goal = fmt.Sprintf("<= %s %s", number(limit), unit)
-		r.Met = value <= limit
-	}
-	return r
-}
-
 func milliseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }
 
 // table prints results for people.

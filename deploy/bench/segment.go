@@ -25,14 +25,14 @@ import (
 type segmentSize struct {
 	rows, runs int
 	ratio      float64 // how much faster than the peer
-	peak       int64   // bytes of memory
+	peak       float64 // MB of memory
 }
 
 func segmentSizes() []segmentSize {
 	return []segmentSize{
 		{rows: 1_000_000, runs: 5},
-		{rows: 5_000_000, runs: 5, ratio: 1, peak: 96 << 20},
-		{rows: 40_000_000, runs: 3, ratio: 1.2, peak: 256 << 20},
+		{rows: 5_000_000, runs: 5, ratio: 1, peak: 96},
+		{rows: 40_000_000, runs: 3, ratio: 1.2, peak: 256},
 	}
 }
 
@@ -140,15 +140,20 @@ func (b *segmentBench) measure(ctx context.Context, size segmentSize, report fun
 		}
 		theirs = append(theirs, took)
 	}
-	used, err := usageOf(worker)
-	if err = errors.Join(err, worker.Stop()); err != nil {
+	used, err := cpuTime(worker.ID())
+	peak, peakErr := peakMemory(worker.ID())
+	if err = errors.Join(err, peakErr, worker.Stop()); err != nil {
 		return err
 	}
 	name := fmt.Sprintf("segment/%dM rows", size.rows/1e6)
 	report(compared(name, ours, peerRuns{segmentPeer, theirs}, size.ratio))
 	report(timed(name+", "+segmentPeer, theirs))
-	report(amount(name+", CPU for a million rows", "s", used.cpu.Seconds()/float64(size.runs*size.rows)*1e6, 0))
-	report(amount(name+", peak memory", "MiB", float64(used.peak)/(1<<20), float64(size.peak)/(1<<20)))
+	report(counted(name+", CPU for a million rows", used.Seconds()/float64(size.runs*size.rows)*1e6, "s"))
+	memory := counted(name+", peak memory", peak, "MB")
+	if size.peak > 0 {
+		memory = memory.atMost(size.peak)
+	}
+	report(memory)
 	return nil
 }
 

@@ -6,48 +6,32 @@ import (
 	"os"
 	"strconv"
 	"time"
-
-	"attentive.internal/deploy/process"
 )
-
-// usage is what a running process has used so far.
-type usage struct {
-	cpu  time.Duration // of all its threads, in the program and in the kernel
-	peak int64         // the most bytes of memory that were resident at one time
-}
 
 // clockTick is the unit in which Linux counts the time of processes, whatever the
 // kernel's own is.
 const clockTick = time.Second / 100
 
-// usageOf reads the usage of p from Linux's /proc.
-func usageOf(p *process.Process) (u usage, err error) {
-	dir := "/proc/" + strconv.Itoa(p.ID())
-	stat, err := os.ReadFile(dir + "/stat")
+// cpuTime returns the time that a process has used so far, in all its threads and
+// for it in the kernel.
+func cpuTime(id int) (total time.Duration, err error) {
+	name := fmt.Sprintf("/proc/%d/stat", id)
+	stat, err := os.ReadFile(name)
 	if err != nil {
-		return u, fmt.Errorf("usage of a process: %w", err)
+		return 0, err
 	}
 	// The second field, in parentheses, may hold anything; user and system time
 	// are the 14th and 15th.
 	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 	if len(fields) < 13 {
-		return u, fmt.Errorf("usage of a process: %s/stat has %d fields", dir, len(fields))
+		return 0, fmt.Errorf("%s has %d fields", name, len(fields))
 	}
 	for _, field := range fields[11:13] {
 		ticks, err := strconv.ParseInt(string(field), 10, 64)
 		if err != nil {
-			return u, fmt.Errorf("usage of a process: %s/stat: %w", dir, err)
+			return 0, fmt.Errorf("%s: %w", name, err)
 		}
-		u.cpu += time.Duration(ticks) * clockTick
+		total += time.Duration(ticks) * clockTick
 	}
-	status, err := os.ReadFile(dir + "/status")
-	if err != nil {
-		return u, fmt.Errorf("usage of a process: %w", err)
-	}
-	_, rest, _ := bytes.Cut(status, []byte("VmHWM:"))
-	if _, err := fmt.Fscan(bytes.NewReader(rest), &u.peak); err != nil {
-		return u, fmt.Errorf("usage of a process: VmHWM of %s/status: %w", dir, err)
-	}
-	u.peak <<= 10 // kB
-	return u, nil
+	return total, nil
 }
