@@ -40,6 +40,9 @@ type Config struct {
 	// ClientKey may log in besides the password, or instead of it when Password
 	// is "-".
 	ClientKey ssh.PublicKey
+	// Interactive asks for the password by keyboard-interactive (RFC 4256) alone, in
+	// two rounds: a text without a question, then the question.
+	Interactive bool
 }
 
 // Server is an SFTP server on a loopback port. Its methods may be called at any
@@ -93,7 +96,10 @@ func Start(t testing.TB, cfg Config) *Server {
 		t.Fatal(err)
 	}
 	s.ssh = &ssh.ServerConfig{PublicKeyCallback: s.publicKey(cfg)}
-	if cfg.Password != "-" {
+	switch {
+	case cfg.Interactive:
+		s.ssh.KeyboardInteractiveCallback = s.interactive
+	case cfg.Password != "-":
 		s.ssh.PasswordCallback = s.password
 	}
 	for _, key := range hostKeys(t) {
@@ -152,6 +158,18 @@ func (s *Server) password(c ssh.ConnMetadata, password []byte) (*ssh.Permissions
 		return nil, errRefused
 	}
 	return nil, nil
+}
+
+// interactive asks for the password.
+func (s *Server) interactive(c ssh.ConnMetadata, ask ssh.KeyboardInteractiveChallenge) (*ssh.Permissions, error) {
+	if _, err := ask("", "Only for customers.", nil, nil); err != nil {
+		return nil, err
+	}
+	answers, err := ask("", "", []string{"Password: "}, []bool{false})
+	if err != nil || len(answers) != 1 {
+		return nil, errRefused
+	}
+	return s.password(c, []byte(answers[0]))
 }
 
 // publicKey returns the judgement of a client's key; nil when keys are off.

@@ -68,6 +68,7 @@ func TestDialLogsIn(t *testing.T) {
 	t.Parallel()
 	key := sftptest.PrivateKey(t)
 	server := sftptest.Start(t, sftptest.Config{ClientKey: publicKey(t, key)})
+	interactive := sftptest.Start(t, sftptest.Config{Interactive: true})
 	keyOnly := sftptest.Start(t, sftptest.Config{ClientKey: publicKey(t, key), Password: "-"})
 	tests := []struct {
 		name   string
@@ -75,6 +76,7 @@ func TestDialLogsIn(t *testing.T) {
 		change func(*remote.Config)
 	}{
 		{"password", server, func(*remote.Config) {}},
+		{"keyboard-interactive", interactive, func(*remote.Config) {}},
 		{"private key", server, func(c *remote.Config) { c.Passphrase, c.PrivateKey = nil, value(key) }},
 		{"key, and a password that the server does not take", keyOnly, func(c *remote.Config) { c.PrivateKey = value(key) }},
 		{"refused key, then password", server, func(c *remote.Config) { c.PrivateKey = value(sftptest.PrivateKey(t)) }},
@@ -155,14 +157,22 @@ func write(t *testing.T, text string) string {
 
 func TestWrongPasswordIsSentOnce(t *testing.T) {
 	t.Parallel()
-	server := sftptest.Start(t, sftptest.Config{})
-	cfg := account(server)
-	cfg.Passphrase = value("wrong sesame")
-	_, err := remote.Dial(t.Context(), cfg)
-	wantBlocked(t, err, fault.ScopeAccount, fault.LogInRefused,
-		"acme@127.0.0.1:"+strconv.Itoa(server.Port), "refused password", "correct the user name or the secret")
-	if got := server.PasswordAttempts(); got != 1 {
-		t.Errorf("the password was sent %d times, want once", got)
+	for method, config := range map[string]sftptest.Config{
+		"password":             {},
+		"keyboard-interactive": {Interactive: true},
+	} {
+		t.Run(method, func(t *testing.T) {
+			t.Parallel()
+			server := sftptest.Start(t, config)
+			cfg := account(server)
+			cfg.Passphrase = value("wrong sesame")
+			_, err := remote.Dial(t.Context(), cfg)
+			wantBlocked(t, err, fault.ScopeAccount, fault.LogInRefused,
+				"acme@127.0.0.1:"+strconv.Itoa(server.Port), "refused "+method, "correct the user name or the secret")
+			if got := server.PasswordAttempts(); got != 1 {
+				t.Errorf("the password was sent %d times, want once", got)
+			}
+		})
 	}
 }
 
