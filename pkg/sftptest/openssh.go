@@ -45,8 +45,37 @@ type OpenSSH struct {
 // fails, when none is installed: see package peer.
 func StartOpenSSH(t testing.TB) *OpenSSH {
 	t.Helper()
+	folder := filepath.Join(t.TempDir(), "uploads")
+	return startOpenSSH(t, folder, "Subsystem sftp "+peer.Need(t, "sftp-server"))
+}
+
+// StartOpenSSHInChroot starts an sshd as providers set it up: clients see nothing
+// but the folder "/uploads", and are served by sshd itself. Local is where its
+// files are. The test is skipped unless root runs it, who alone can do that.
+func StartOpenSSHInChroot(t testing.TB) (s *OpenSSH, local string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can start a server in a chroot")
+	}
+	// sshd wants all folders above to be root's alone, which /tmp is not.
+	root, err := os.MkdirTemp("/run", "sftptest-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(root) })  // it is below /run
+	if err := os.Chmod(root, 0o755); err != nil { //nolint:gosec // sshd wants it
+		t.Fatal(err)
+	}
+	local = filepath.Join(root, "uploads")
+	s = startOpenSSH(t, local, "Subsystem sftp internal-sftp\nForceCommand internal-sftp\nChrootDirectory "+root)
+	s.Folder = "/uploads"
+	return s, local
+}
+
+// startOpenSSH starts an sshd with one folder and more lines of configuration.
+func startOpenSSH(t testing.TB, folder, more string) *OpenSSH {
+	t.Helper()
 	sshd := peer.Need(t, "sshd")
-	subsystem := peer.Need(t, "sftp-server")
 	me, err := user.Current()
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +92,7 @@ func StartOpenSSH(t testing.TB) *OpenSSH {
 	write(t, filepath.Join(dir, "authorized_keys"), client.public)
 	s := &OpenSSH{
 		Host: "127.0.0.1", User: me.Username, PrivateKey: client.private,
-		HostKeys: []string{strings.TrimSpace(host.public)}, Folder: filepath.Join(dir, "uploads"),
+		HostKeys: []string{strings.TrimSpace(host.public)}, Folder: folder,
 	}
 	if err := os.Mkdir(s.Folder, 0o700); err != nil {
 		t.Fatal(err)
@@ -74,7 +103,7 @@ func StartOpenSSH(t testing.TB) *OpenSSH {
 	for range 5 {
 		s.Port = freePort(t)
 		config := filepath.Join(dir, "sshd_config")
-		write(t, config, s.config(dir, subsystem))
+		write(t, config, s.config(dir, more))
 		if problem = run(t, s.address(), sshd, "-D", "-e", "-f", config); problem == nil {
 			return s
 		}
@@ -84,7 +113,7 @@ func StartOpenSSH(t testing.TB) *OpenSSH {
 }
 
 // config writes sshd's configuration.
-func (s *OpenSSH) config(dir, subsystem string) string {
+func (s *OpenSSH) config(dir, more string) string {
 	return strings.Join([]string{
 		"Port " + strconv.Itoa(s.Port),
 		"ListenAddress " + s.Host,
@@ -95,7 +124,7 @@ func (s *OpenSSH) config(dir, subsystem string) string {
 		"PermitRootLogin yes",
 		"StrictModes no", // the test's directory may be writable by others
 		"UsePAM no",
-		"Subsystem sftp " + subsystem,
+		more,
 	}, "\n") + "\n"
 }
 

@@ -41,7 +41,9 @@ type server struct {
 	start func(t testing.TB) (cfg remote.Config, folder string)
 }
 
-func servers() []server { return []server{{"in process", inProcess}, {"OpenSSH", openSSH}} }
+func servers() []server {
+	return []server{{"in process", inProcess}, {"OpenSSH", openSSH}, {"OpenSSH in a chroot", chroot}}
+}
 
 func inProcess(t testing.TB) (remote.Config, string) {
 	t.Helper()
@@ -52,9 +54,20 @@ func inProcess(t testing.TB) (remote.Config, string) {
 func openSSH(t testing.TB) (remote.Config, string) {
 	t.Helper()
 	s := sftptest.StartOpenSSH(t)
+	return keyed(s), s.Folder
+}
+
+func chroot(t testing.TB) (remote.Config, string) {
+	t.Helper()
+	s, local := sftptest.StartOpenSSHInChroot(t)
+	return keyed(s), local
+}
+
+// keyed is the account of s.
+func keyed(s *sftptest.OpenSSH) remote.Config {
 	return remote.Config{
 		Host: s.Host, Port: s.Port, Username: s.User, PrivateKey: value(s.PrivateKey), HostKeys: s.HostKeys, Folder: s.Folder,
-	}, s.Folder
+	}
 }
 
 // list returns the names in a local folder.
