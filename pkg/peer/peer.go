@@ -26,6 +26,10 @@ func remedy(program string) string {
 		return "apt-get install openssh-server"
 	case "ssh", "sftp", "ssh-keygen", "ssh-agent", "ssh-add":
 		return "apt-get install openssh-client"
+	case "proftpd":
+		return "apt-get install proftpd-core proftpd-mod-crypto"
+	case "openssl":
+		return "apt-get install openssl"
 	case "prometheus", "promtool":
 		return "apt-get install prometheus"
 	case "shellcheck", "unzip", "python3", "chromium":

@@ -42,7 +42,7 @@ type server struct {
 }
 
 func servers() []server {
-	return []server{{"in process", inProcess}, {"OpenSSH", openSSH}, {"OpenSSH in a chroot", chroot}}
+	return []server{{"in process", inProcess}, {"OpenSSH", openSSH}, {"OpenSSH in a chroot", chroot}, {"ProFTPD", proFTPD}}
 }
 
 func inProcess(t testing.TB) (remote.Config, string) {
@@ -61,6 +61,14 @@ func chroot(t testing.TB) (remote.Config, string) {
 	t.Helper()
 	s, local := sftptest.StartOpenSSHInChroot(t)
 	return keyed(s), local
+}
+
+func proFTPD(t testing.TB) (remote.Config, string) {
+	t.Helper()
+	s := sftptest.StartProFTPD(t)
+	return remote.Config{
+		Host: s.Host, Port: s.Port, Username: s.User, Passphrase: value(s.Password), HostKeys: s.HostKeys, Folder: s.Folder,
+	}, s.Folder
 }
 
 // keyed is the account of s.
