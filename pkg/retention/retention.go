@@ -77,7 +77,7 @@ func (c *Cleaner) Look(ctx context.Context) error {
 		if !k.Job() {
 			continue
 		}
-		for e, err := range c.Parts.Ledger.Entries(ctx, k, "*", "*") {
+		for e, err := range c.Ledger.Entries(ctx, k, "*", "*") {
 			if err != nil {
 				return err
 			}
@@ -120,7 +120,7 @@ func (c *Cleaner) needed(ctx context.Context) (map[string]bool, error) {
 				needed[name] = true
 			}
 		}
-		for e, err := range c.Parts.Ledger.Entries(ctx, k, "*", "*") {
+		for e, err := range c.Ledger.Entries(ctx, k, "*", "*") {
 			if err != nil {
 				return nil, err
 			}
@@ -168,11 +168,11 @@ func (c *Cleaner) forget(ctx context.Context, e ledger.Entry) error {
 	if err != nil || dead > 0 {
 		return err
 	}
-	record, ok, err := c.Parts.Ledger.Find(ctx, e.Kind, e.Destination, e.JobID)
+	record, ok, err := c.Ledger.Find(ctx, e.Kind, e.Destination, e.JobID)
 	if err != nil || !ok || !record.Entry().Updated.Equal(e.Updated) {
 		return err // it goes on
 	}
-	if err := c.Parts.Ledger.Remove(ctx, record); err != nil && !errors.Is(err, ledger.ErrStale) {
+	if err := c.Ledger.Remove(ctx, record); err != nil && !errors.Is(err, ledger.ErrStale) {
 		return err
 	}
 	return nil

@@ -49,7 +49,7 @@ func (s *shelf) job(state ledger.State, object string) string {
 		s.t.Fatal(err)
 	}
 	id := uuid.NewString()
-	record, err := s.Parts.Ledger.Begin(s.t.Context(), ledger.Entry{Kind: contract.Segment, Destination: "acme", JobID: id, Objects: []string{object}})
+	record, err := s.Ledger.Begin(s.t.Context(), ledger.Entry{Kind: contract.Segment, Destination: "acme", JobID: id, Objects: []string{object}})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func (s *shelf) after(d time.Duration) (objects string, entries int) {
 			names = append(names, name)
 		}
 	}
-	for _, err := range s.Parts.Ledger.Entries(s.t.Context(), "*", "*", "*") {
+	for _, err := range s.Ledger.Entries(s.t.Context(), "*", "*", "*") {
 		if err != nil {
 			s.t.Fatal(err)
 		}
