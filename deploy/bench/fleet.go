@@ -68,7 +68,9 @@ func withFleet(ctx context.Context, dir string, cfg fleetConfig, work func(conte
 	watching, stop := context.WithCancel(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return f.receiver.Follow(watching, f.arrivals.Add) })
-	g.Go(func() error { return f.watchLeases(watching) })
+	if f.account != "" { // it is known with the first replica
+		g.Go(func() error { return f.watchLeases(watching) })
+	}
 	g.Go(func() error {
 		defer stop()
 		return work(ctx, f)

@@ -14,6 +14,10 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
+// HeaderJobPublished says of a subscribe or unsubscribe that is a row of a job when
+// the job was published, in RFC 3339.
+const HeaderJobPublished = "Attentive-Job-Published"
+
 // Message returns m ready to be published: validated, encoded, its headers
 // set. Its errors are Permanent.
 func Message(subject, msgID string, m proto.Message) (*nats.Msg, error) {

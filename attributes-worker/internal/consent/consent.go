@@ -16,7 +16,7 @@
 // hash of company, person, channel and type: whichever key or credential reaches
 // the company, and whichever destination asks. Of two operations the one published
 // later is newer: that with the higher place in the stream of profiles, whose
-// sequences never begin anew. Changes are compare-and-set, and may be repeated when
+// sequences never begin anew; a row of a job counts as published when its job was. Changes are compare-and-set, and may be repeated when
 // their answer was lost. Two operations of one person meet here, also those of two
 // owners that reach one company with two keys: the later one finds the intent of the
 // earlier one, and waits until it is answered or has settled.
@@ -62,6 +62,10 @@ type Request struct {
 	Operation Operation
 	// Place of the message in the order of publication; it tells messages apart.
 	Place uint64
+	// Published is when the wish was published; of a row of a job, when the job was,
+	// and Expanded says that it is one.
+	Published time.Time
+	Expanded  bool
 	// Unsent says that no call for this message is without an answer as far as
 	// the caller knows. Then an intent that this Ledger has written for it is one
 	// whose call was not made, because Begin was not answered, or had no effect,
@@ -117,6 +121,8 @@ type entry struct {
 	Operation Operation `json:"operation,omitempty"`
 	State     state     `json:"state,omitempty"` // empty: nothing is known
 	Place     uint64    `json:"place,omitempty"`
+	Published time.Time `json:"published,omitzero"`
+	Expanded  bool      `json:"expanded,omitempty"`
 	Time      time.Time `json:"time"`
 	// Writer of an intent.
 	Writer string `json:"writer,omitempty"`
@@ -155,7 +161,19 @@ func (l *Ledger) change(ctx context.Context, r Request, what string, change func
 
 // entry is what r leads to.
 func (r Request) entry(s state) entry {
-	return entry{Operation: r.Operation, State: s, Place: r.Place, Time: time.Now().UTC()}
+	return entry{
+		Operation: r.Operation, State: s, Place: r.Place, Published: r.Published.UTC(), Expanded: r.Expanded, Time: time.Now().UTC(),
+	}
+}
+
+// after reports whether the operation of e was wished for after that of r. A row of
+// a job is stored long after the job was published, and whoever changed their mind
+// between is later than it.
+func (e entry) after(r Request) bool {
+	if (e.Expanded || r.Expanded) && !e.Published.IsZero() && !e.Published.Equal(r.Published) {
+		return e.Published.After(r.Published)
+	}
+	return e.Place > r.Place
 }
 
 // Look decides about r before its turn has come, and begins nothing. A request
@@ -173,10 +191,10 @@ func (l *Ledger) Look(ctx context.Context, r Request) (Decision, error) {
 // confirm moves an accepted entry on to the place of a later request of the
 // same operation.
 func (e *entry) confirm(d Decision, r Request) error {
-	if d != Unchanged || r.Place <= e.Place {
+	if d != Unchanged || r.Place == e.Place {
 		return cas.ErrKeep
 	}
-	e.Place = r.Place
+	e.Place, e.Published, e.Expanded = r.Place, r.Published.UTC(), r.Expanded
 	return nil
 }
 
@@ -213,13 +231,13 @@ func (l *Ledger) decide(e entry, r Request, now time.Time) Decision {
 	switch {
 	case e.State == "":
 		return Send
-	case e.State == accepted && e.Place > r.Place, e.State == unknown && e.Place > r.Place:
+	case e.State == accepted && e.after(r), e.State == unknown && e.after(r):
 		return Superseded
 	case e.State == accepted && e.Operation == r.Operation:
 		return Unchanged
 	case e.State == accepted:
 		return Send
-	case e.Place > r.Place:
+	case e.after(r):
 		return Busy
 	case e.State == intent && e.Place == r.Place && e.Writer == l.writer && r.Unsent:
 		return Send
@@ -244,7 +262,7 @@ func (l *Ledger) Since(ctx context.Context, r Request) (time.Time, error) {
 // Accept records that r had its effect, unless something newer is there.
 func (l *Ledger) Accept(ctx context.Context, r Request) error {
 	return l.change(ctx, r, "accept", func(e *entry) error {
-		if e.Place > r.Place {
+		if e.after(r) {
 			return cas.ErrKeep
 		}
 		*e = r.entry(accepted)
@@ -272,7 +290,7 @@ func (l *Ledger) Abandon(ctx context.Context, r Request) error {
 // it became known or something newer is there.
 func (l *Ledger) GiveUp(ctx context.Context, r Request) error {
 	return l.change(ctx, r, "give up", func(e *entry) error {
-		if e.Place > r.Place || e.State == accepted {
+		if e.after(r) || e.State == accepted {
 			return cas.ErrKeep
 		}
 		*e = r.entry(unknown)

@@ -431,3 +431,38 @@ func TestKeyIsMadeOnce(t *testing.T) {
 		t.Errorf("Key() = %q for one that was damaged", key)
 	}
 }
+
+// A row of a job counts as wished for when the job was published, whenever it was
+// stored: whoever changed their mind between keeps it.
+func TestARowIsAsOldAsItsJob(t *testing.T) {
+	t.Parallel()
+	job := time.Date(2026, 11, 23, 1, 0, 0, 0, time.UTC)
+	row := consent.Request{Operation: consent.Subscribe, Place: 20, Published: job, Expanded: true}
+	between := consent.Request{Operation: consent.Unsubscribe, Place: 10, Published: job.Add(time.Minute)}
+	before := consent.Request{Operation: consent.Unsubscribe, Place: 9, Published: job.Add(-time.Minute)}
+	tests := []struct {
+		name          string
+		first, second consent.Request
+		want          consent.Decision
+	}{
+		{"opted out meanwhile", between, row, consent.Superseded},
+		{"opted out before the job", before, row, consent.Send},
+		{"the row was sent first", row, between, consent.Send},
+		{"the row was sent first, the other is older", row, before, consent.Superseded},
+	}
+	kv := bucket(t)
+	for n, tt := range tests {
+		l := open(kv, hashKey, 0)
+		who := consent.Person{Company: "acme", Identifier: fmt.Sprintf("+1212555%04d", n), Channel: "TEXT", Type: "MARKETING"}
+		tt.first.Person, tt.second.Person = who, who
+		if d, err := l.Begin(t.Context(), tt.first); d != consent.Send || err != nil {
+			t.Fatalf("%s: Begin = %v, %v", tt.name, d, err)
+		}
+		if err := l.Accept(t.Context(), tt.first); err != nil {
+			t.Fatal(err)
+		}
+		if d, err := l.Begin(t.Context(), tt.second); d != tt.want || err != nil {
+			t.Errorf("%s: Begin = %v, %v; want %v", tt.name, d, err, tt.want)
+		}
+	}
+}

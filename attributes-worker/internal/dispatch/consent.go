@@ -286,7 +286,10 @@ func (c *Consents) later(wait time.Duration, err error) error {
 
 // request says what a profile asks for, of whom.
 func (c *Consents) request(p *Profile) consent.Request {
-	r := consent.Request{Operation: consent.Subscribe, Place: p.Place, Unsent: p.call == notMade}
+	r := consent.Request{Operation: consent.Subscribe, Place: p.Place, Published: p.Published, Unsent: p.call == notMade}
+	if !p.expanded.IsZero() {
+		r.Published, r.Expanded = p.expanded, true
+	}
 	if p.GetUnsubscribe() != nil {
 		r.Operation = consent.Unsubscribe
 	}

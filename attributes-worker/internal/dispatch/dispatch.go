@@ -114,6 +114,7 @@ type Profile struct {
 	Place     uint64
 	Published time.Time
 
+	expanded  time.Time // when the job was published that a consent profile is a row of
 	message   *queue.Message
 	invalid   error // why it could not be read
 	lane      *lane.Item
@@ -211,6 +212,7 @@ func (d *Dispatcher) accept(ctx context.Context, m *queue.Message) *Profile {
 		Profile:   &attentivev1.Profile{},
 		Place:     deadletter.Place(m.Header, m.Sequence),
 		Published: deadletter.Published(m.Header, m.Stored),
+		expanded:  jobPublished(m),
 		message:   m,
 	}
 	p.log = tracing.Logged(d.Log, m.Header).With("kind", string(d.Kind), "destination", d.Destination.ID, "stream", m.Stream, "seq", m.Sequence, "job_id", m.Address.Job)
@@ -224,6 +226,16 @@ func (d *Dispatcher) accept(ctx context.Context, m *queue.Message) *Profile {
 		return d.sensitive(p)
 	})
 	return p
+}
+
+// jobPublished returns when the job was published that the message is a row of, as
+// its expansion says; zero of others. Nothing is later than it was stored.
+func jobPublished(m *queue.Message) time.Time {
+	at, err := time.Parse(time.RFC3339Nano, m.Header.Get(contract.HeaderJobPublished))
+	if err != nil || at.After(m.Stored) {
+		return time.Time{}
+	}
+	return at
 }
 
 // sensitive fails, Permanent, when a profile has data that Attentive must not be

@@ -27,6 +27,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
@@ -35,6 +36,7 @@ import (
 
 	"attentive.internal/pkg/config"
 	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/deadletter"
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/job"
 	"attentive.internal/pkg/ledger"
@@ -90,6 +92,7 @@ func (x *Expander) Handle(ctx context.Context, r *Run) error {
 	if err != nil {
 		return err
 	}
+	w.published = deadletter.Published(r.Message.Header, r.Message.Stored).UTC().Format(time.RFC3339Nano)
 	if err := begin(ctx, r, progress, print); err != nil {
 		return err
 	}

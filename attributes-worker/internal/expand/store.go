@@ -68,6 +68,9 @@ type writer struct {
 	batches  int
 	room     int         // profiles that may be stored before looking again
 	trace    nats.Header // trace context of the job, for its profiles
+	// published is when the job was, in RFC 3339: what its people wish they wish
+	// since then.
+	published string
 }
 
 // claim finds out how far an earlier attempt came, and writes a checkpoint that
@@ -159,6 +162,9 @@ func (w *writer) add(b *batch, row expanded) error {
 		}
 		msg.Header.Del(nats.MsgIdHdr) // the checkpoint keeps profiles from being stored twice
 		maps.Copy(msg.Header, w.trace)
+		if contract.KindOf(p) != contract.Attributes {
+			msg.Header.Set(contract.HeaderJobPublished, w.published)
+		}
 		b.messages = append(b.messages, msg)
 		b.bytes += len(msg.Data)
 	}
