@@ -57,8 +57,7 @@ func StartOpenSSHInChroot(t testing.TB) (s *OpenSSH, local string) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can start a server in a chroot")
 	}
-	// sshd wants all folders above to be root's alone, which /tmp is not.
-	root, err := os.MkdirTemp("/run", "sftptest-")
+	root, err := os.MkdirTemp("/run", "sftptest-") //nolint:usetesting // sshd wants all folders above to be root's alone, which /tmp is not
 	if err != nil {
 		t.Fatal(err)
 	}
