@@ -118,8 +118,7 @@ func (l *list) createFinal(ctx context.Context, at slot) (io.WriteCloser, error)
 	if p.Files[i].Whole {
 		return &checkedFile{upload: l.upload, slot: at}, nil
 	}
-	f, err := l.begin(ctx, at, p.Files[i].Final)
-	return &finalFile{remoteFile: f, ctx: ctx, planned: i}, err
+	return &finalFile{remoteFile: l.begin(ctx, at, p.Files[i].Final), ctx: ctx, planned: i}, nil
 }
 
 // finalFile is written under its final name.

@@ -42,11 +42,11 @@ func (l *list) create(ctx context.Context, at slot) (io.WriteCloser, error) {
 	if f, ok := u.whole[at]; ok {
 		return &keptFile{ctx: ctx, upload: u, file: f}, nil
 	}
-	return l.begin(ctx, at, u.newName())
+	return l.begin(ctx, at, u.newName()), nil
 }
 
 // begin starts the upload of a file.
-func (l *list) begin(ctx context.Context, at slot, name string) (*remoteFile, error) {
+func (l *list) begin(ctx context.Context, at slot, name string) *remoteFile {
 	u := l.upload
 	f := &remoteFile{list: l, slot: at, name: name, put: make(chan putResult, 1)}
 	reader, writer := stream.New(ctx)
@@ -63,7 +63,7 @@ func (l *list) begin(ctx context.Context, at slot, name string) (*remoteFile, er
 	if u.recipients != nil || u.settings.Compression != config.NoCompression {
 		f.stream = f.pack(ctx, writer)
 	}
-	return f, nil
+	return f
 }
 
 // pack returns a stream that a goroutine compresses and encrypts into to: that costs
