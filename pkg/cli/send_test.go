@@ -439,7 +439,7 @@ func TestSendRefusesBeforeAnythingIsPublished(t *testing.T) {
 		{"folder", []string{"--group", d.dir + ".csv/.."}, 2, []string{"use --format"}},
 		{"empty file", []string{"--group", d.write("empty.csv", "")}, 2, []string{"empty.csv", "is empty"}},
 		{"unknown ending", []string{"--group", d.write("a.xlsx", "PK")}, 2, []string{"a.xlsx", "use --format csv, ndjson or parquet"}},
-		{"unknown format", []string{"--group", good, "--format", "parquet"}, 2, []string{`--format "parquet": use csv or ndjson`}},
+		{"unknown format", []string{"--group", good, "--format", "xlsx"}, 2, []string{`--format "xlsx": use csv, ndjson or parquet`}},
 		{"unknown compression", []string{"--group", good, "--compression", "zip"}, 2, []string{`--compression "zip": use none, gzip or zstd`}},
 		{"delimiter", []string{"--group", good, "--delimiter", "||"}, 2, []string{"delimiter"}},
 		{"job id", []string{"--group", good, "--job", "tonight"}, 2, []string{"invalid SegmentJob: id:"}},
