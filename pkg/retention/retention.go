@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -81,10 +82,17 @@ func (c *Cleaner) Look(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			for _, name := range e.Objects {
-				if !stored[name] || needed[name] || !c.over(e, c.cfg.Audiences) {
-					continue
+			due := slices.DeleteFunc(slices.Clone(e.Objects), func(name string) bool { return !stored[name] || needed[name] })
+			if len(due) > 0 { // it may have begun since needed was read
+				over, err := c.over(ctx, e, c.cfg.Audiences)
+				if err != nil {
+					return err
 				}
+				if !over {
+					due = nil
+				}
+			}
+			for _, name := range due {
 				if err := c.objects.Delete(ctx, name); err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
 					return fmt.Errorf("remove the audience %q of job %s: %w", name, e.JobID, err)
 				}
@@ -102,24 +110,22 @@ func (c *Cleaner) Look(ctx context.Context) error {
 	return nil
 }
 
-// over reports whether a job has ended, with nothing left to be done for it, a time
-// ago.
-func (c *Cleaner) over(e ledger.Entry, after time.Duration) bool {
-	return (e.State == ledger.Succeeded || e.State == ledger.Cancelled) && c.now().Sub(e.Updated) > after
+// over reports whether a job has ended a time ago and nothing is left to be done for
+// it. One that was dead-lettered is over once its letters were discarded.
+func (c *Cleaner) over(ctx context.Context, e ledger.Entry, after time.Duration) (bool, error) {
+	if !e.State.Terminal() || c.now().Sub(e.Updated) <= after {
+		return false, nil
+	}
+	dead, err := backlog.Dead(ctx, c.Conn, e.Destination, e.JobID)
+	return err == nil && dead == 0, err
 }
 
 // needed returns the objects that somebody may still read.
 func (c *Cleaner) needed(ctx context.Context) (map[string]bool, error) {
 	needed := make(map[string]bool)
 	for _, k := range []contract.Kind{contract.Segment, contract.Expand} {
-		for j, err := range backlog.Jobs(ctx, c.Conn, k, "*") {
-			if err != nil {
-				return nil, err
-			}
-			for _, name := range j.Objects {
-				needed[name] = true
-			}
-		}
+		// The queue comes last: a letter lies in it before it is removed by a replay, and a
+		// job leaves it only when it has ended.
 		for e, err := range c.Ledger.Entries(ctx, k, "*", "*") {
 			if err != nil {
 				return nil, err
@@ -127,16 +133,22 @@ func (c *Cleaner) needed(ctx context.Context) (map[string]bool, error) {
 			if len(e.Objects) == 0 {
 				continue
 			}
-			dead := uint64(0)
-			if c.over(e, c.cfg.Audiences) {
-				if dead, err = backlog.Dead(ctx, c.Conn, e.Destination, e.JobID); err != nil {
-					return nil, err
-				}
+			over, err := c.over(ctx, e, c.cfg.Audiences)
+			if err != nil {
+				return nil, err
 			}
-			if !c.over(e, c.cfg.Audiences) || dead > 0 {
+			if !over {
 				for _, name := range e.Objects {
 					needed[name] = true
 				}
+			}
+		}
+		for j, err := range backlog.Jobs(ctx, c.Conn, k, "*") {
+			if err != nil {
+				return nil, err
+			}
+			for _, name := range j.Objects {
+				needed[name] = true
 			}
 		}
 	}
@@ -159,13 +171,11 @@ func (c *Cleaner) stored(ctx context.Context) (map[string]bool, error) {
 	return stored, nil
 }
 
-// forget removes a job's entry when its time is over.
+// forget removes a job's entry when its time is over, and not before that of its
+// audience: nothing else tells whose that is.
 func (c *Cleaner) forget(ctx context.Context, e ledger.Entry) error {
-	if !e.State.Terminal() || c.now().Sub(e.Updated) <= c.cfg.Ledger {
-		return nil
-	}
-	dead, err := backlog.Dead(ctx, c.Conn, e.Destination, e.JobID)
-	if err != nil || dead > 0 {
+	over, err := c.over(ctx, e, max(c.cfg.Ledger, c.cfg.Audiences))
+	if err != nil || !over {
 		return err
 	}
 	record, ok, err := c.Ledger.Find(ctx, e.Kind, e.Destination, e.JobID)

@@ -83,7 +83,7 @@ func (s *shelf) after(d time.Duration) (objects string, entries int) {
 		s.t.Fatal(err)
 	}
 	var names []string
-	for _, name := range []string{"done", "cancelled", "shared", "dead", "at work", "queued", "nobody's"} {
+	for _, name := range []string{"done", "cancelled", "discarded", "shared", "dead", "at work", "queued", "nobody's"} {
 		if stored[name] {
 			names = append(names, name)
 		}
@@ -102,6 +102,7 @@ func TestWhatIsOverIsRemoved(t *testing.T) {
 	s := newShelf(t)
 	s.job(ledger.Succeeded, "done")
 	s.job(ledger.Cancelled, "cancelled")
+	s.job(ledger.DeadLettered, "discarded") // its letter is there no more
 	s.job(ledger.Succeeded, "shared")
 	s.job(ledger.Uploading, "shared")
 	s.dead(s.job(ledger.DeadLettered, "dead"))
@@ -120,16 +121,30 @@ func TestWhatIsOverIsRemoved(t *testing.T) {
 	if _, err := publish.New(s.Conn).SegmentJob(t.Context(), waiting); err != nil {
 		t.Fatal(err)
 	}
-	const all = "done, cancelled, shared, dead, at work, queued, nobody's"
-	if objects, entries := s.after(6 * day); objects != all || entries != 7 {
+	const all = "done, cancelled, discarded, shared, dead, at work, queued, nobody's"
+	if objects, entries := s.after(6 * day); objects != all || entries != 8 {
 		t.Errorf("after 6 days: %s, %d entries, want everything", objects, entries)
 	}
 	const kept = "shared, dead, at work, queued, nobody's"
-	if objects, entries := s.after(8 * day); objects != kept || entries != 7 {
+	if objects, entries := s.after(8 * day); objects != kept || entries != 8 {
 		t.Errorf("after 8 days: %s, %d entries, want %s and all entries", objects, entries, kept)
 	}
 	// Of what has ended only the job with a dead letter is still known.
 	if objects, entries := s.after(91 * day); objects != kept || entries != 3 {
 		t.Errorf("after 91 days: %s, %d entries, want %s and 3 entries", objects, entries, kept)
+	}
+}
+
+// TestNoAudienceIsForgotten: without its entry nobody would ever remove it.
+func TestNoAudienceIsForgotten(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t)
+	s.cfg.Audiences, s.cfg.Ledger = 90*day, 7*day
+	s.job(ledger.Succeeded, "done")
+	if objects, entries := s.after(8 * day); objects != "done" || entries != 1 {
+		t.Errorf("after 8 days: %q, %d entries, want both", objects, entries)
+	}
+	if objects, entries := s.after(91 * day); objects != "" || entries != 0 {
+		t.Errorf("after 91 days: %q, %d entries, want none", objects, entries)
 	}
 }
