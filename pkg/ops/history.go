@@ -55,11 +55,20 @@ func (h *history) gather(at time.Time) sample {
 	return sample{at, read(families)}
 }
 
-// keep keeps a sample, and forgets the oldest when there are enough.
+// keep keeps what rates are made of in a sample, and forgets the oldest when there are
+// enough. All of it would be some 9 MiB for each destination.
 func (h *history) keep(s sample) {
+	kept := sample{s.at, make(gathered)}
+	for _, metric := range []string{"relay_rows_total", "relay_attempts_total", "relay_calls_total"} {
+		for _, of := range s.values[metric] {
+			if of.value != 0 { // what is not there counts as zero
+				kept.values[metric] = append(kept.values[metric], of)
+			}
+		}
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.samples = append(h.samples, s)
+	h.samples = append(h.samples, kept)
 	if over := len(h.samples) - keepSamples; over > 0 {
 		h.samples = slices.Clone(h.samples[over:])
 	}
