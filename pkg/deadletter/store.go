@@ -113,8 +113,9 @@ const (
 	wholePage = 64
 	// listWait is how long the broker may take for a page.
 	listWait = 10 * time.Second
-	// listIdle ends a listing whose reader went away.
-	listIdle = time.Minute
+	// listIdle ends a listing whose reader went away. A replay at a rate of one letter a
+	// minute takes that long for a page.
+	listIdle = 2 * time.Hour
 )
 
 // errListLost ends a listing that would not be complete.
