@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
@@ -15,6 +16,10 @@ import (
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/reject"
 )
+
+// readTimeout is how long it may take to read and write all rejected rows: as long as
+// somebody leafs through them.
+const readTimeout = 24 * time.Hour
 
 // rejected is one call of jobs rejects.
 type rejected struct {
@@ -59,6 +64,9 @@ func (r *rejected) write(ctx context.Context, f found) (err error) {
 	if err != nil {
 		return fmt.Errorf("open %s: %w", broker.ObjectsRejects, broker.Explain(err))
 	}
+	// Without a deadline of its own the library ends the reading after some seconds.
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	object, err := store.Get(ctx, reject.ObjectName(f.entry.Kind, f.entry.Destination, f.entry.JobID))
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
 		fmt.Fprintf(r.stderr, "job %s has no rejected rows, or they are kept no longer\n", f.entry.JobID)
