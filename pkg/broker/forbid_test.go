@@ -4,7 +4,6 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"time"
 
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
@@ -48,7 +47,6 @@ func TestPermissions(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := queuetest.ConnectAs(t, broker.Options{URL: url, CredentialsFile: publisherSeed, InboxPrefix: "_INBOX_publisher"})
-	began := time.Now()
 	refused := make(chan error, 1)
 	go func() {
 		_, err := p.Store(t.Context(), broker.StreamJobs, message(other, "1", 8))
@@ -60,9 +58,6 @@ func TestPermissions(t *testing.T) {
 	err := <-refused
 	if !errors.Is(err, broker.ErrForbidden) || errors.Is(err, broker.ErrUnanswered) || !strings.Contains(err.Error(), other) {
 		t.Errorf("another destination: %v, want ErrForbidden and the subject", err)
-	}
-	if took := time.Since(began); took > 4*time.Second {
-		t.Errorf("the refusal took %v, as long as no answer", took)
 	}
 	stream, err := a.JS.Stream(t.Context(), broker.StreamJobs)
 	if err != nil {

@@ -66,7 +66,8 @@ func (c *Conn) StoreAll(ctx context.Context, stream string, ms []*nats.Msg) []er
 	errs := make([]error, len(ms))
 	acks := make([]jetstream.PubAckFuture, len(ms))
 	for i, m := range ms {
-		acks[i], errs[i] = c.JS.PublishMsgAsync(m, jetstream.WithExpectStream(stream))
+		// The library would send again what nobody listened to, behind what came later.
+		acks[i], errs[i] = c.JS.PublishMsgAsync(m, jetstream.WithExpectStream(stream), jetstream.WithRetryAttempts(0))
 	}
 	for i, ack := range acks {
 		if errs[i] == nil {
