@@ -1,7 +1,6 @@
 package nats_test
 
 import (
-	"errors"
 	"os"
 	"os/exec"
 	"regexp"
@@ -130,14 +129,22 @@ func fill(t *testing.T, js jetstream.JetStream) {
 			t.Fatal(err)
 		}
 	}
-	ledger, ledgerErr := js.KeyValue(t.Context(), broker.BucketLedger)
-	objects, objectsErr := js.ObjectStore(t.Context(), broker.ObjectsAudiences)
-	if err := errors.Join(ledgerErr, objectsErr); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{broker.BucketLedger, broker.BucketConsent, broker.BucketBatches, broker.BucketFiles, broker.BucketPauses} {
+		bucket, err := js.KeyValue(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := bucket.PutString(t.Context(), "segment.acme.1", "{}"); err != nil {
+			t.Fatal(err)
+		}
 	}
-	_, ledgerErr = ledger.PutString(t.Context(), "segment.acme.1", "{}")
-	_, objectsErr = objects.PutString(t.Context(), "audience", "mobile\n")
-	if err := errors.Join(ledgerErr, objectsErr); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{broker.ObjectsAudiences, broker.ObjectsRejects} {
+		objects, err := js.ObjectStore(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := objects.PutString(t.Context(), "audience", "mobile\n"); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
