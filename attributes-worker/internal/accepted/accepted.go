@@ -203,20 +203,26 @@ func (s *Store) Remove(ctx context.Context, job string) error {
 	return nil
 }
 
-// Others yields the batches that are remembered and that known does not report to
-// be known, without their rows. An entry that cannot be read is an error, and does
-// not end the list.
-func (s *Store) Others(ctx context.Context, known func(job string) bool) iter.Seq2[Batch, error] {
+// Others yields the batches that are remembered beside the known ones, of which
+// nothing is read, without their rows. An entry that cannot be read is an error, and
+// does not end the list.
+func (s *Store) Others(ctx context.Context, known []string) iter.Seq2[Batch, error] {
 	return func(yield func(Batch, error) bool) {
-		keys, err := s.kv.ListKeysFiltered(ctx, s.destination+".*")
+		names, err := s.names(ctx)
 		if err != nil {
-			yield(Batch{}, fmt.Errorf("list %s: %w", s.kv.Bucket(), err))
+			yield(Batch{}, err)
 			return
 		}
-		defer func() { _ = keys.Stop() }() // reading is all that ends
-		for name := range keys.Keys() {
+		skip := make(map[string]bool, len(known))
+		for _, job := range known {
+			skip[s.name(job)] = true
+		}
+		for _, name := range names {
+			if skip[name] {
+				continue
+			}
 			b, found, err := s.get(ctx, name)
-			if err == nil && (!found || known(b.Job)) {
+			if err == nil && !found {
 				continue
 			}
 			b.Rows = nil
@@ -225,4 +231,20 @@ func (s *Store) Others(ctx context.Context, known func(job string) bool) iter.Se
 			}
 		}
 	}
+}
+
+// names lists the entries, to the last: the lister ends early and without a word
+// when ctx does, and never when nobody takes what it has.
+func (s *Store) names(ctx context.Context) (names []string, err error) {
+	keys, err := s.kv.ListKeysFiltered(ctx, s.destination+".*")
+	if err == nil {
+		for name := range keys.Keys() {
+			names = append(names, name)
+		}
+		err = ctx.Err()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", s.kv.Bucket(), err)
+	}
+	return names, nil
 }

@@ -69,8 +69,8 @@ func TestABatchIsRememberedUntilItIsRemoved(t *testing.T) {
 	if err := other.Put(ctx, Batch{Job: "another's"}); err != nil {
 		t.Fatal(err)
 	}
-	listed := func(known string) (jobs []string) {
-		for b, err := range s.Others(ctx, func(job string) bool { return job == known }) {
+	listed := func(known ...string) (jobs []string) {
+		for b, err := range s.Others(ctx, known) {
 			if err != nil || b.Rows != nil {
 				t.Errorf("%d rows, %v", len(b.Rows), err)
 			}
@@ -78,11 +78,20 @@ func TestABatchIsRememberedUntilItIsRemoved(t *testing.T) {
 		}
 		return jobs
 	}
-	if diff := cmp.Diff([]string{kept.Job}, listed("")); diff != "" {
+	if diff := cmp.Diff([]string{kept.Job}, listed()); diff != "" {
 		t.Errorf("remembered (-want +got):\n%s", diff)
 	}
 	if jobs := listed(kept.Job); jobs != nil {
 		t.Errorf("%v are not known", jobs)
+	}
+	if _, err := s.kv.PutString(ctx, s.name("known"), "nothing to be read"); err != nil {
+		t.Fatal(err)
+	}
+	if jobs := listed(kept.Job, "known"); jobs != nil {
+		t.Errorf("%v are not known", jobs)
+	}
+	if err := s.Remove(ctx, "known"); err != nil {
+		t.Fatal(err)
 	}
 	if err := s.Remove(ctx, kept.Job); err != nil {
 		t.Fatal(err)
@@ -90,7 +99,7 @@ func TestABatchIsRememberedUntilItIsRemoved(t *testing.T) {
 	if _, found, err := s.Get(ctx, kept.Job); found || err != nil {
 		t.Errorf("found %t, %v after it was removed", found, err)
 	}
-	if jobs := listed(""); jobs != nil {
+	if jobs := listed(); jobs != nil {
 		t.Errorf("%v are listed after all were removed", jobs)
 	}
 }

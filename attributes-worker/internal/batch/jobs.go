@@ -39,7 +39,7 @@ type Jobs struct {
 
 	mu      sync.Mutex // guards what follows, and every Job
 	jobs    []*Job
-	typical time.Duration // how long batches took of late
+	typical time.Duration // how long batches take, about
 }
 
 // NewJobs returns empty Jobs.
@@ -141,6 +141,9 @@ func (j *Jobs) due(job *Job) time.Time {
 func (j *Jobs) Again(job *Job) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if job.asked == 0 { // it takes longer; a stuck one does not say so again and again
+		j.typical = max(j.typical, min(idleLast, time.Since(job.Accepted))*3/4)
+	}
 	job.asked, job.last, job.out = job.asked+1, time.Now(), false
 	j.hint()
 }
@@ -149,7 +152,9 @@ func (j *Jobs) Again(job *Job) {
 func (j *Jobs) Done(job *Job) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.typical = (7*j.typical + time.Since(job.Accepted)) / 8
+	// How long we waited for it must not become what is typical, for then the next
+	// one is waited for longer still.
+	j.typical -= j.typical / 256
 	j.jobs = slices.DeleteFunc(j.jobs, func(other *Job) bool { return other == job })
 }
 

@@ -16,8 +16,7 @@
 // row. Who waits only for a batch is told to those who ask after batches, so that
 // it is asked after first: see [Jobs].
 //
-// Memory: the caller bounds the updates that are entered, by messages and bytes;
-// what is held after that, some 50 bytes an identifier, is bounded by [Limits].Held:
+// Memory: the caller bounds the updates that are entered, by how many they are; what is held after that, some 50 bytes an identifier, is bounded by [Limits].Held:
 // nothing is taken beyond it.
 package batch
 
@@ -55,6 +54,7 @@ type Packer[P any] struct {
 	mu    sync.Mutex   // guards what follows, and the fields of every Update
 	ready []*Update[P] // in the order in which they became so
 	holds map[Key]*Job
+	also  map[Key][]*Job        // that hold it besides, as of two owners
 	held  map[*Job][]*Update[P] // who waits for it
 }
 
@@ -90,7 +90,7 @@ type Batch[P any] struct {
 func New[P any](l Limits, skip func(row []*Update[P]) bool) *Packer[P] {
 	return &Packer[P]{
 		limits: l, skip: skip, lanes: lane.New(), wake: make(chan struct{}, 1),
-		holds: make(map[Key]*Job), held: make(map[*Job][]*Update[P]),
+		holds: make(map[Key]*Job), also: make(map[Key][]*Job), held: make(map[*Job][]*Update[P]),
 	}
 }
 
@@ -249,9 +249,18 @@ func (p *Packer[P]) Hold(job *Job, rows [][]*Update[P]) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, row := range rows {
-		for _, k := range row[0].keys {
-			p.holds[k] = job
+		p.hold(job, row[0].keys)
+	}
+}
+
+// hold notes who is held by job, beside the batches that hold them already; the lock
+// is held.
+func (p *Packer[P]) hold(job *Job, keys []Key) {
+	for _, k := range keys {
+		if other := p.holds[k]; other != nil && other != job {
+			p.also[k] = append(p.also[k], other)
 		}
+		p.holds[k] = job
 	}
 }
 
@@ -259,9 +268,7 @@ func (p *Packer[P]) Hold(job *Job, rows [][]*Update[P]) {
 func (p *Packer[P]) HoldKeys(job *Job, keys []Key) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, k := range keys {
-		p.holds[k] = job
-	}
+	p.hold(job, keys)
 }
 
 // Keys returns what stands for the subscribers of the rows.
@@ -277,8 +284,17 @@ func (p *Packer[P]) Release(job *Job, keys []Key) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, k := range keys {
-		if p.holds[k] == job {
+		others := p.also[k]
+		switch {
+		case p.holds[k] != job:
+			others = slices.DeleteFunc(others, func(other *Job) bool { return other == job })
+		case len(others) == 0:
 			delete(p.holds, k)
+		default:
+			p.holds[k], others = others[0], others[1:]
+		}
+		if p.also[k] = others; len(others) == 0 {
+			delete(p.also, k)
 		}
 	}
 	waiting := p.held[job]

@@ -157,6 +157,34 @@ func TestAHeldSubscriberWaitsForTheBatch(t *testing.T) {
 	})
 }
 
+// A batch of an owner before may be found when another one with the same subscriber
+// is under way: whoever comes next waits for both.
+func TestTwoBatchesHoldASubscriber(t *testing.T) {
+	t.Parallel()
+	for _, order := range [][]int{{0, 1}, {1, 0}} {
+		synctest.Test(t, func(t *testing.T) {
+			p, jobs := New[change](limits(), nil), NewJobs()
+			both := []*Job{jobs.New("ours", time.Now()), jobs.New("found", time.Now())}
+			who := identity("a")
+			for _, job := range both {
+				p.HoldKeys(job, who.Keys)
+			}
+			began := time.Now()
+			for i, n := range order {
+				time.AfterFunc(time.Duration(1+i)*time.Minute, func() { p.Release(both[n], who.Keys) })
+			}
+			time.Sleep(90 * time.Second)
+			p.Enter(change{n: 1}, who, 10)
+			if p.mustTake(t, t.Context()); time.Since(began) < 2*time.Minute {
+				t.Errorf("released in the order %v: taken after %v, when one batch was not completed", order, time.Since(began))
+			}
+			if p.Held() != 0 || len(p.also) != 0 {
+				t.Errorf("%d are held, %d by two", p.Held(), len(p.also))
+			}
+		})
+	}
+}
+
 func TestNothingIsTakenBeyondWhatMayBeHeld(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -221,6 +249,57 @@ func TestJobsAreAskedAfter(t *testing.T) {
 			t.Errorf("%d left", j.Len())
 		}
 	})
+}
+
+// How long it takes until a batch is asked after must not count as the time that
+// it took: each would then be asked after later than the one before.
+func TestIdleBatchesAreNotAskedAfterEverLater(t *testing.T) {
+	t.Parallel()
+	for _, takes := range []time.Duration{time.Second, 10 * time.Second} {
+		t.Run(takes.String(), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				j := NewJobs()
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+				defer cancel()
+				var sender sync.WaitGroup
+				defer sender.Wait()
+				sender.Go(func() {
+					for ctx.Err() == nil {
+						j.Add(j.New("idle", time.Now()))
+						time.Sleep(100 * time.Millisecond)
+					}
+				})
+				var longest time.Duration
+				batches, questions := 0, 0
+				for began := time.Now(); ; {
+					job, err := j.Next(ctx)
+					if err != nil {
+						break
+					}
+					late := time.Since(began) > time.Minute
+					if late {
+						questions++
+					}
+					if took := time.Since(job.Accepted); took >= takes {
+						if late {
+							batches, longest = batches+1, max(longest, took)
+						}
+						j.Done(job)
+					} else {
+						j.Again(job)
+					}
+				}
+				t.Logf("the last was asked after in %v; %d questions for %d batches", longest, questions, batches)
+				if longest > max(2*takes, 2*idleFirst) {
+					t.Errorf("batches that take %v are held for %v", takes, longest)
+				}
+				if float64(questions) > 1.2*float64(batches) {
+					t.Errorf("%d questions for %d batches", questions, batches)
+				}
+			})
+		})
+	}
 }
 
 // server takes batches as the API does: after a while, in any order; and it fails in

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -65,6 +66,8 @@ type open struct {
 	settled time.Time
 	// ours is true when this tenure has sent it.
 	ours bool
+	// unread is when the results of its rows could not be read for the first time.
+	unread time.Time
 	// review is true once it was told that the API has a person look at it.
 	review bool
 }
@@ -191,6 +194,12 @@ func (b *batches) bringRows(ctx context.Context, rows []row) {
 		wait, fate := b.judge(p, err)
 		if fate != nil {
 			release()
+			if fate.Reason == fault.RetriesExhausted && (len(rows) > 1 || len(rows[0]) > 1) {
+				p.log.Warn("batch failed until its budget was spent: its halves are sent", "records", len(rows), "err", fate)
+				p.spend()
+				b.split(ctx, rows)
+				return
+			}
 			b.giveUpRows(ctx, p, fate)
 			return
 		}
@@ -202,11 +211,27 @@ func (b *batches) bringRows(ctx context.Context, rows []row) {
 // carrier returns a profile that stands for the rows.
 func (b *batches) carrier(rows []row) *Profile {
 	first := rows[0][0].Of
-	p := &Profile{message: first.message, batch: rows, log: first.log}
+	p := &Profile{message: first.message, batch: rows, log: first.log, attempts: first.attempts, first: first.first, held: first.held}
+	for _, r := range rows {
+		for _, u := range r {
+			if u.Of.attempts < p.attempts { // the one that has tried least has budget left
+				p.attempts, p.first, p.held = u.Of.attempts, u.Of.first, u.Of.held
+			}
+		}
+	}
 	if len(rows) == 1 {
 		p.Profile = first.Profile
 	}
 	return p
+}
+
+// spend lets each profile of a batch have made the batch's attempts.
+func (p *Profile) spend() {
+	for _, r := range p.batch {
+		for _, u := range r {
+			u.Of.attempts, u.Of.first, u.Of.held = p.attempts, p.first, p.held
+		}
+	}
 }
 
 // suspected reports whether earlier workers may have died of one of the messages.
@@ -227,6 +252,9 @@ func (b *batches) sound(ctx context.Context, rows []row) (good []row) {
 	for _, r := range rows {
 		kept := r[:0:0]
 		for _, u := range r {
+			if ctx.Err() != nil {
+				return nil // each bad one would take its own grace to be stored
+			}
 			if b.isSound(ctx, u) {
 				kept = append(kept, u)
 			}
@@ -339,9 +367,9 @@ func (b *batches) GiveUp(context.Context, *Profile) error { return nil }
 
 // giveUpRows stores all profiles of a batch as dead letters.
 func (b *batches) giveUpRows(ctx context.Context, p *Profile, fate *fault.Error) {
+	p.spend()
 	for _, r := range p.batch {
 		for _, u := range r {
-			u.Of.attempts, u.Of.first = p.attempts, p.first
 			if b.bury(ctx, u.Of, fate) {
 				b.finish(ctx, u)
 			}
@@ -457,10 +485,11 @@ func (b *batches) know(o *open) bool {
 	return true
 }
 
-func (b *batches) knows(job string) bool {
+// known returns the batches that are known.
+func (b *batches) known() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.open[job] != nil
+	return slices.Collect(maps.Keys(b.open))
 }
 
 // recallEvery is how often it is looked for batches that an earlier owner has
@@ -483,8 +512,10 @@ func (b *batches) recall(ctx context.Context) bool {
 	return false
 }
 
+// recallOnce takes over what it can in its time. What it has taken over it does not
+// read again, so that the next time gets further.
 func (b *batches) recallOnce(ctx context.Context) error {
-	for entry, err := range b.Batches.Others(ctx, b.knows) {
+	for entry, err := range b.Batches.Others(ctx, b.known()) {
 		if err != nil {
 			return err
 		}

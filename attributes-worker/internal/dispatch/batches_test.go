@@ -2,6 +2,13 @@ package dispatch_test
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +27,7 @@ func newBulkRig(t *testing.T, bulk string, policy api.BulkPolicy) *rig {
 	t.Helper()
 	r := newRig(t)
 	r.settings = "single_opt_in: true, api_mode: bulk, bulk: " + bulk
+	r.lease = 30 * time.Second // a call that is made once more changes what is counted
 	r.bulk(policy)
 	return r
 }
@@ -70,7 +78,7 @@ func (r *rig) has(who, name, want string) {
 
 func TestBatches(t *testing.T) {
 	t.Parallel()
-	for _, bulk := range []string{"{fill_wait: 200ms}", "{fill_wait: 200ms, confirm: true}"} {
+	for _, bulk := range []string{"{fill_wait: 1s}", "{fill_wait: 1s, confirm: true}"} {
 		t.Run(bulk, func(t *testing.T) {
 			t.Parallel()
 			r := newBulkRig(t, bulk, api.BulkPolicy{Delay: api.Duration(50 * time.Millisecond)})
@@ -106,7 +114,7 @@ func TestBatches(t *testing.T) {
 // that comes when its subscriber's batch is not completed waits for that.
 func TestABatchHoldsItsSubscribers(t *testing.T) {
 	t.Parallel()
-	r := newBulkRig(t, "{fill_wait: 1ms}", api.BulkPolicy{Delay: api.Duration(time.Second)})
+	r := newBulkRig(t, "{fill_wait: 1s}", api.BulkPolicy{Delay: api.Duration(time.Second)})
 	who := &attentivev1.Identifiers{Phone: phone(1), Email: "a@example.com"}
 	r.publish(
 		update(who, map[string]any{"a": 1, "b": 1}), update(who, map[string]any{"a": 2}), update(who, map[string]any{"c": 3}),
@@ -140,7 +148,7 @@ func (r *rig) batches() (calls []api.Arrival) {
 // One bad record in 256: the batch is halved until it stands alone.
 func TestABadRecordIsFoundByHalving(t *testing.T) {
 	t.Parallel()
-	r := newBulkRig(t, "{fill_wait: 1s}", api.BulkPolicy{})
+	r := newBulkRig(t, "{fill_wait: 30s}", api.BulkPolicy{})
 	var all []*attentivev1.Profile
 	for n := range 256 {
 		all = append(all, update(byPhone(phone(n)), map[string]any{"n": n}))
@@ -165,10 +173,31 @@ func TestABadRecordIsFoundByHalving(t *testing.T) {
 	}
 }
 
+// A record at which the API fails each time costs nobody else their budget.
+func TestARecordThatAlwaysFailsIsFound(t *testing.T) {
+	t.Parallel()
+	r := newBulkRig(t, "{fill_wait: 300ms}, retry_budget: {attempts: 2, duration: 1s}", api.BulkPolicy{})
+	const people = 16
+	r.fault(api.Fault{Endpoint: api.BulkAttributes, Identifier: phone(7), Status: 500})
+	for n := range people {
+		r.publish(update(byPhone(phone(n)), map[string]any{"n": n}))
+	}
+	r.start()
+	r.settled()
+	for n := range people {
+		if n != 7 {
+			r.has(phone(n), "n", fmt.Sprint(n))
+		}
+	}
+	if letters := r.letters(); len(letters) != 1 || letters[0].Reason != fault.RetriesExhausted {
+		t.Errorf("dead letters %+v, want one: %s", letters, fault.RetriesExhausted)
+	}
+}
+
 // Of updates that travelled together only the bad one is given up.
 func TestABadUpdateIsParted(t *testing.T) {
 	t.Parallel()
-	r := newBulkRig(t, "{fill_wait: 500ms}", api.BulkPolicy{})
+	r := newBulkRig(t, "{fill_wait: 1s}", api.BulkPolicy{})
 	who := byPhone(phone(1))
 	r.publish(
 		update(who, map[string]any{"a": "1"}),
@@ -232,6 +261,62 @@ func TestRowsThatFailedAreDeadLettered(t *testing.T) {
 	}
 	if want := contract.ProfileSubject(r.destination, contract.Attributes, contract.LiveJob); letters[0].Origin.Subject != want {
 		t.Errorf("origin %+v, want %s", letters[0].Origin, want)
+	}
+}
+
+// Results that cannot be read are asked for again, also those of a batch that was
+// accepted long ago: a worker may have been away.
+func TestResultsAreAskedForAgain(t *testing.T) {
+	t.Parallel()
+	r := newBulkRig(t, "{fill_wait: 1ms, complete_within: 1m, confirm: true}", api.BulkPolicy{})
+	target, err := url.Parse(r.apiURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var failed atomic.Bool
+	passed := httputil.NewSingleHostReverseProxy(target)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if strings.HasPrefix(q.URL.Path, "/v2/bulk/result/") && failed.CompareAndSwap(false, true) {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		passed.ServeHTTP(w, q)
+	}))
+	t.Cleanup(server.Close)
+	r.apiURL = server.URL
+	r.publish(update(&attentivev1.Identifiers{ClientUserId: "nobody's"}, map[string]any{"n": 1}))
+	first := r.start()
+	r.drained()
+	first.stop()
+	r.accepted(time.Now().Add(-time.Hour))
+	r.start()
+	r.settled()
+	if letters := r.letters(); !failed.Load() || len(letters) != 1 || letters[0].Reason != fault.Rejected {
+		t.Errorf("dead letters %+v, want the row that was refused", letters)
+	}
+}
+
+// accepted lets the batches that are remembered have been accepted then.
+func (r *rig) accepted(at time.Time) {
+	r.t.Helper()
+	kv, err := r.conn.JS.KeyValue(r.t.Context(), broker.BucketBatches)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	keys, err := kv.ListKeysFiltered(r.t.Context(), r.destination+".*")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	stated := regexp.MustCompile(`"accepted":"[^"]*"`)
+	for name := range keys.Keys() {
+		entry, err := kv.Get(r.t.Context(), name)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		older := stated.ReplaceAll(entry.Value(), fmt.Appendf(nil, "%q:%q", "accepted", at.Format(time.RFC3339Nano)))
+		if _, err := kv.Put(r.t.Context(), name, older); err != nil {
+			r.t.Fatal(err)
+		}
 	}
 }
 

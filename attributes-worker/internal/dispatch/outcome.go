@@ -169,7 +169,10 @@ func (b *batches) completed(ctx context.Context, o *open, answer attentive.BulkJ
 			return b.confirm(ctx, o, entry, outcomes)
 		}
 	}
-	late := time.Since(o.Accepted) >= b.settings.CompleteWithin
+	if o.unread.IsZero() {
+		o.unread = time.Now() // it may have been completed while nobody worked here
+	}
+	late := time.Since(o.unread) >= b.settings.CompleteWithin
 	if ctx.Err() != nil || !late && !errors.Is(err, attentive.ErrResults) {
 		return false
 	}
