@@ -39,8 +39,8 @@ type remoteReader struct {
 	part   *part // nil: the connection was lost
 	first  part
 	offset int64
-	failed int // requests in a row that brought nothing
-	came   time.Time
+	failed int       // requests in a row that brought nothing
+	came   time.Time // since when bytes are waited for
 }
 
 // newRemote makes the first request. It returns the size too, -1 when it is not
@@ -54,7 +54,6 @@ func newRemote(ctx context.Context, name string, limit patience, get func(ctx co
 		},
 		pause:   func(n int) error { return backoff.Sleep(ctx, pauses.Wait(n, 0)) },
 		patient: limit.silence,
-		came:    time.Now(),
 	}
 	p, err := r.request(0, "")
 	if err != nil {
@@ -66,6 +65,8 @@ func newRemote(ctx context.Context, name string, limit patience, get func(ctx co
 
 // Read implements io.Reader.
 func (r *remoteReader) Read(p []byte) (int, error) {
+	// The time between two calls is the caller's, who may wait for hours.
+	r.failed, r.came = 0, time.Now()
 	for {
 		if r.part == nil {
 			if err := r.resume(); err != nil {
@@ -75,10 +76,11 @@ func (r *remoteReader) Read(p []byte) (int, error) {
 		n, err := r.part.body.Read(p)
 		r.offset += int64(n)
 		if n > 0 {
-			r.failed, r.came = 0, time.Now()
 			return n, nil // what is wrong comes again
 		}
 		switch {
+		case err != nil && r.offset == r.first.size:
+			return 0, io.EOF // all came, and only its end was lost
 		case atEnd(err) && r.first.size >= 0 && r.offset != r.first.size:
 			err = fmt.Errorf("%d of %d bytes came", r.offset, r.first.size)
 		case err == nil || atEnd(err):

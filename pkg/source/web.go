@@ -85,8 +85,8 @@ func webPart(response *http.Response, from int64, name string) (*part, error) {
 
 // webFault keeps the URL, whose query may hold a secret, out of the error.
 func webFault(err error, name string) error {
-	if _, ok := errors.AsType[*fault.Error](err); ok {
-		return err
+	if f, ok := errors.AsType[*fault.Error](err); ok {
+		return f // what wraps it names the URL
 	}
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err

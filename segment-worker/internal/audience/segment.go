@@ -279,9 +279,9 @@ func (s *Segment) postpone(who person, id []byte) error {
 
 // resume writes the rows that were postponed.
 func (s *Segment) resume() error {
-	empty := s.people.empty
-	s.people = nil // its memory is needed
-	duplicates, err := s.over.replay(empty, s.cfg.Memory, func(who person, id []byte) error {
+	keys := s.people.empty(0) // not the set itself: a method of it would keep it
+	s.people = nil            // its memory is needed
+	duplicates, err := s.over.replay(keys.empty, s.cfg.Memory, func(who person, id []byte) error {
 		if s.full() {
 			return nil
 		}

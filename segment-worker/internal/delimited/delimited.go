@@ -115,7 +115,11 @@ func (r *Rows) number(dst []byte) []byte {
 		return dst
 	}
 	r.row++
-	return append(strconv.AppendUint(dst, r.row, 10), r.format.Delimiter)
+	if !r.quoted || r.format.Quote == config.QuoteNonNumeric {
+		return append(strconv.AppendUint(dst, r.row, 10), r.format.Delimiter)
+	}
+	dst = strconv.AppendUint(append(dst, quote), r.row, 10)
+	return append(dst, quote, r.format.Delimiter)
 }
 
 // needs reports whether a field has something that may not stand as it is.

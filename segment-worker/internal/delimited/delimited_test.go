@@ -54,6 +54,7 @@ func TestRows(t *testing.T) {
 	}{
 		{"the default", func(*config.FileFormat) {}, "+1212,\"a,\"\"b\"\"\"\nx@y.zz,\"a,\"\"b\"\"\"\n"},
 		{"all", func(f *config.FileFormat) { f.Quote = config.QuoteAll }, "\"+1212\",\"a,\"\"b\"\"\"\n\"x@y.zz\",\"a,\"\"b\"\"\"\n"},
+		{"all, row numbers too", func(f *config.FileFormat) { f.Quote, f.RowNumber = config.QuoteAll, true }, "\"1\",\"+1212\",\"a,\"\"b\"\"\"\n\"2\",\"x@y.zz\",\"a,\"\"b\"\"\"\n"},
 		{"row numbers are no text", func(f *config.FileFormat) { f.Quote, f.RowNumber = config.QuoteNonNumeric, true }, "1,\"+1212\",\"a,\"\"b\"\"\"\n2,\"x@y.zz\",\"a,\"\"b\"\"\"\n"},
 		{"escape in quotes", func(f *config.FileFormat) { f.Escape = '\\' }, "+1212,\"a,\\\"b\\\"\"\nx@y.zz,\"a,\\\"b\\\"\"\n"},
 		{"escape without quotes", func(f *config.FileFormat) { f.Escape, f.Quote = '\\', config.QuoteNone }, "+1212,a\\,\\\"b\\\"\nx@y.zz,a\\,\\\"b\\\"\n"},

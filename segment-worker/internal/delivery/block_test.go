@@ -165,6 +165,7 @@ func TestHostThatIsDownBlocksAndComesBack(t *testing.T) {
 	p.blocked(id, "unreachable", "")
 	host.Up()
 	p.reaches(id, ledger.Succeeded)
+	p.idle() // upstream is told after the ledger
 	if got, want := p.states(id), "RECEIVED BLOCKED UPLOADING PUBLISHING SUCCEEDED"; got != want {
 		t.Errorf("events %q, want %q", got, want)
 	}

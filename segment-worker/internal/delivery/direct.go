@@ -57,6 +57,10 @@ func (d *Delivery) write(ctx context.Context, r *Run, session *remote.Session, p
 		Delivery: d, run: r, settings: request.template.Segment, session: session, recipients: recipients,
 		direct: p, read: prints{}, rows: map[string]uint64{}, memory: d.Memory,
 	}
+	missing := slices.IndexFunc(p.Files, func(f file) bool { return !f.Whole })
+	if missing >= 0 && p.Suffix != u.suffix() { // their names would tell otherwise than how they are packed
+		return visible(p, differs(p.Files[missing].slot))
+	}
 	if err := u.segments(ctx, request); err != nil {
 		return visible(p, err)
 	}

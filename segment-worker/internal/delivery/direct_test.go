@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -62,6 +63,7 @@ func TestReceiverThatForbidsRenames(t *testing.T) {
 	if e.Progress.GetRowsRead() != 252 || e.Progress.GetRowsRejected() != 1 || len(p.files()) != 4 {
 		t.Errorf("progress %v, files %v", e.Progress, slices.Sorted(maps.Keys(p.files())))
 	}
+	p.idle() // upstream is told after the ledger
 	if got, want := p.states(e.JobID), "RECEIVED UPLOADING PUBLISHING SUCCEEDED"; got != want {
 		t.Errorf("events %q, want %q", got, want)
 	}
@@ -131,5 +133,25 @@ func TestSourceThatChangesBeforeItIsWritten(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{rows("AG1", 212, 10)}, slices.Collect(maps.Values(p.files()))); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
+	}
+}
+
+// TestPackingThatChangesBeforeFilesAreWritten: none is packed otherwise than its
+// name says.
+func TestPackingThatChangesBeforeFilesAreWritten(t *testing.T) {
+	t.Parallel()
+	p := withoutRenames(t, queuetest.Start(t), "shop")
+	p.refuse(sftptest.OpOpen, os.ErrPermission)
+	stop := p.start()
+	id := p.send(p.campaign("A", csv(212, 10)))
+	p.reaches(id, ledger.Publishing)
+	stop()
+	p.settings += ", compression: gzip"
+	p.configure()
+	p.sftp.Intercept(nil)
+	p.start()
+	p.isRefused(p.reaches(id, ledger.DeadLettered), "source_changed", "the settings have changed")
+	if got := p.files(); len(got) > 0 {
+		t.Errorf("files %v, want none", slices.Sorted(maps.Keys(got)))
 	}
 }

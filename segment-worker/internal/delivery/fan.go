@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -10,12 +11,16 @@ import (
 	"attentive.internal/pkg/identifier"
 	"attentive.internal/pkg/segmentname"
 	"attentive.internal/pkg/source"
+	"attentive.internal/segment-worker/internal/audience"
 )
 
 const (
 	// maxLists is how many segments are uploaded side by side: each takes some
 	// megabytes. Those of more groups are left to another reading of the sources.
 	maxLists = 8
+	// minMemory is what one of them gets to tell its people apart: less would not
+	// do for the tables alone. With little memory there are fewer lists.
+	minMemory = 16 << 20
 	// maxGroups is the most groups of a job, as the contract has it for those that
 	// it names itself.
 	maxGroups = 256
@@ -34,6 +39,7 @@ type fan struct {
 	segment  map[string]*branch   // by name
 	groups   []map[string]*branch // by the name of a group, for each source of the job
 	open     []*branch            // of this reading
+	lists    int                  // that are uploaded side by side
 	waiting  bool                 // a segment waits for another reading
 	again    bool                 // this is another reading
 	distinct int                  // groups
@@ -65,7 +71,9 @@ func (u *upload) fanOut(ctx context.Context, r request) error {
 	for i := range f.groups {
 		f.groups[i] = map[string]*branch{}
 	}
-	u.memory = u.Memory / maxLists
+	memory := cmp.Or(u.Memory, audience.DefaultMemory)
+	f.lists = int(min(max(memory/minMemory, 1), maxLists))
+	u.memory = memory / int64(f.lists)
 	for {
 		err := u.ticking(ctx, f.taken.Load, func() error { return f.read(ctx) })
 		for _, b := range f.open {
@@ -148,7 +156,7 @@ func (f *fan) row(ctx context.Context, b *branch, number uint64, raw []byte, ref
 		}
 		return refused.Reject(number, reason, raw)
 	case waits:
-		if len(f.open) == maxLists {
+		if len(f.open) == f.lists {
 			f.waiting = true
 			return nil
 		}

@@ -144,3 +144,19 @@ func TestMoreGroupsThanOpenFiles(t *testing.T) {
 	text, _ = groups(257, 1)
 	p.refuses(p.campaign("B", inline(text)), "too_large", "more than 256 groups")
 }
+
+// TestGroupsWithLittleMemory: with the least that can be configured, segments wait
+// for their turn instead of being too large.
+func TestGroupsWithLittleMemory(t *testing.T) {
+	t.Parallel()
+	p := fans(t)
+	p.global = "dedup: {megabytes: 16}"
+	p.configure()
+	text, want := groups(2, 3)
+	p.file("groups.csv", text)
+	p.start()
+	e := p.delivers(p.campaign("A", p.fileSource("groups.csv")))
+	if diff := cmp.Diff(want, p.bySegment(e)); diff != "" {
+		t.Errorf("segments (-want +got):\n%s", diff)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"attentive.internal/pkg/config"
 	"attentive.internal/pkg/metrics"
@@ -70,10 +71,12 @@ func (l *list) begin(ctx context.Context, at slot, name string) *remoteFile {
 // about as much as all that comes before it.
 func (f *remoteFile) pack(ctx context.Context, to *stream.Writer) *stream.Writer {
 	// An archive wants a name for what it holds. That of the file is not known yet,
-	// and one that all files share would overwrite others when they are unpacked.
+	// and one that two files share would overwrite one when they are unpacked: so it
+	// tells the segment and the part, which are the same in every attempt.
 	u := f.list.upload
 	entry := compress.Entry{
-		Name: fmt.Sprintf("%s_subscriber_segment_%s_%d.csv", u.settings.ClientDomain, u.run.Job.GetId(), u.named),
+		Name: fmt.Sprintf("%s_subscriber_segment_%s_%d_%d.csv",
+			u.settings.ClientDomain, u.run.Job.GetId(), slices.Index(u.order, f.slot.Segment)+1, f.slot.Part),
 		Time: u.Now(),
 	}
 	reader, writer := stream.New(ctx)

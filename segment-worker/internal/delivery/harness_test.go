@@ -44,6 +44,7 @@ const (
 
 // place is a broker, a receiver, and a configuration that joins them.
 type place struct {
+	global string // keys of the configuration beside those of credentials and destinations
 	t      *testing.T
 	direct string // address of the broker
 	url    string // of the broker, for the worker
@@ -143,10 +144,11 @@ lease: %s
 ops_address: 127.0.0.1:0
 broker: {url: %s}
 source_prefixes: ["file://%s/"]
+%s
 credentials:
 - {id: sftp, type: attentive-mobile, hostname: %s, port: %d, username: %s, passphrase: {file: passphrase}, host_keys: [%q]}
 destinations:
-`, p.lease, p.url, p.dir, p.host, p.port, p.sftp.User, p.hostKey)
+`, p.lease, p.url, p.dir, p.global, p.host, p.port, p.sftp.User, p.hostKey)
 	for _, d := range p.destinations {
 		fmt.Fprintf(&b, `- id: %s
   name: Segments

@@ -1,6 +1,7 @@
 package delivery_test
 
 import (
+	"archive/zip"
 	"bytes"
 	stdcsv "encoding/csv"
 	"fmt"
@@ -297,5 +298,32 @@ func TestNothingOfAMillionRowsIsVisible(t *testing.T) {
 	p.delivers(p.orchestration("Whole", p.fileSource("whole.csv")))
 	if got := len(p.files()); got != 3 {
 		t.Errorf("%d files, want 3 of at most 500,000 rows", got)
+	}
+}
+
+// TestArchivesHoldFilesOfTheirOwnNames: unpacked into one folder, none overwrites
+// another.
+func TestArchivesHoldFilesOfTheirOwnNames(t *testing.T) {
+	t.Parallel()
+	for _, rename := range []string{"none", "plain"} {
+		t.Run(rename, func(t *testing.T) {
+			t.Parallel()
+			p := newPlace(t)
+			p.settings = "split_rows: 100, compression: zip, rename: " + rename
+			p.configure()
+			p.start()
+			p.delivers(p.campaign("A", csv(212, 250), csv(213, 1)))
+			names := map[string]bool{}
+			for _, text := range p.files() {
+				archive, err := zip.NewReader(strings.NewReader(text), int64(len(text)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				names[archive.File[0].Name] = true
+			}
+			if len(names) != 4 {
+				t.Errorf("4 archives hold %v", slices.Sorted(maps.Keys(names)))
+			}
+		})
 	}
 }
