@@ -101,7 +101,9 @@ func TestReleaseIsWrittenAndTakenAtOnce(t *testing.T) {
 		}
 		stopFirst()
 		for _, key := range []string{"account.acme", "destination.one"} {
-			if e := m.entry(t, key); !e.Released || e.Owner != "first" {
+			e := m.entry(t, key)
+			taken := e.Owner == "second" && e.Before == "first" && !e.Orphaned // it may be as fast as this
+			if !taken && (!e.Released || e.Owner != "first") {
 				t.Errorf("%s after release: %+v", key, e)
 			}
 		}
