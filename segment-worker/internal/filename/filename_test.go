@@ -127,7 +127,7 @@ func FuzzFinal(f *testing.F) {
 	f.Fuzz(func(t *testing.T, domain string, seconds int64, n int, suffix string) {
 		at := time.Unix(seconds, 0).UTC()
 		if !domains.MatchString(domain) || !suffixes.MatchString(suffix) || n < 1 || at.Year() < 1970 || at.Year() > 9999 {
-			t.Skip("no setting allows it")
+			return // no setting allows it
 		}
 		name := filename.Final(domain, filename.DayOf(at), n, suffix)
 		got := form.FindStringSubmatch(name)

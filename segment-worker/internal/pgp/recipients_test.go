@@ -266,7 +266,7 @@ func FuzzParse(f *testing.F) {
 		// A key that was accepted can encrypt.
 		w, err := r.Encrypt(io.Discard)
 		if err != nil {
-			t.Skip() // expired between the key's time and today
+			return // expired between the key's time and today
 		}
 		if err := w.Close(); err != nil {
 			t.Errorf("close: %v", err)
