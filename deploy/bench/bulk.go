@@ -12,17 +12,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/types/known/structpb"
-
-	attentivev1 "attentive.internal/proto/attentive/v1"
 
 	"attentive.internal/deploy/bench/bulkapi"
 	"attentive.internal/deploy/process"
 	"attentive.internal/pkg/broker"
-	"attentive.internal/pkg/contract"
 )
 
 const (
@@ -268,36 +262,12 @@ func (r *bulkRig) seen(ctx context.Context) (seen bulkapi.Seen, err error) {
 
 // store publishes n profiles, many at a time.
 func (r *bulkRig) store(ctx context.Context, n int, row func(n int) (phone string, value float64)) error {
-	const together = 2000
-	for stored := 0; stored < n; {
-		var acks []jetstream.PubAckFuture
-		for range min(together, n-stored) {
-			phone, value := row(stored)
-			m, err := contract.Message(contract.ProfileSubject("bench", contract.Attributes, contract.LiveJob), "", &attentivev1.Profile{
-				Id: uuid.NewString(), Identifiers: &attentivev1.Identifiers{Phone: phone},
-				Operation: &attentivev1.Profile_Attributes{Attributes: &attentivev1.SetAttributes{Values: &structpb.Struct{
-					Fields: map[string]*structpb.Value{"tier": structpb.NewStringValue("gold"), "points": structpb.NewNumberValue(value)},
-				}}},
-			})
-			if err != nil {
-				return err
-			}
-			ack, err := r.conn.JS.PublishMsgAsync(m)
-			if err != nil {
-				return err
-			}
-			acks = append(acks, ack)
-			stored++
-		}
-		for _, ack := range acks {
-			select {
-			case <-ack.Ok():
-			case err := <-ack.Err():
-				return fmt.Errorf("store a profile: %w", err)
-			case <-ctx.Done():
-				return context.Cause(ctx)
+	return storeUpdates(ctx, r.conn, "bench", func(yield func(string, map[string]any) bool) {
+		for i := range n {
+			phone, value := row(i)
+			if !yield(phone, map[string]any{"tier": "gold", "points": value}) {
+				return
 			}
 		}
-	}
-	return nil
+	})
 }

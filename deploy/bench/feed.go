@@ -4,15 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"sync"
 	"time"
 
 	"attentive.internal/deploy/bench/receiver"
 	"attentive.internal/deploy/bench/record"
+	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/publish"
 	attentivev1 "attentive.internal/proto/attentive/v1"
 	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
@@ -130,4 +133,35 @@ func (f *feed) drained(ctx context.Context) error {
 			return fmt.Errorf("%d updates wait: %w", waiting, context.Cause(ctx))
 		}
 	}
+}
+
+// storeUpdates publishes one update for each phone with its attributes, many at a
+// time.
+func storeUpdates(ctx context.Context, c *broker.Conn, destination string, updates iter.Seq2[string, map[string]any]) error {
+	const together = 2000
+	messages := make([]*nats.Msg, 0, together)
+	store := func() error {
+		err := errors.Join(c.StoreAll(ctx, broker.StreamProfiles, messages)...)
+		messages = messages[:0]
+		return err
+	}
+	for phone, attributes := range updates {
+		values, err := structpb.NewStruct(attributes)
+		if err != nil {
+			return err
+		}
+		m, err := contract.Message(contract.ProfileSubject(destination, contract.Attributes, contract.LiveJob), "", &attentivev1.Profile{
+			Id: uuid.NewString(), Identifiers: &attentivev1.Identifiers{Phone: phone},
+			Operation: &attentivev1.Profile_Attributes{Attributes: &attentivev1.SetAttributes{Values: values}},
+		})
+		if err != nil {
+			return err
+		}
+		if messages = append(messages, m); len(messages) == together {
+			if err := store(); err != nil {
+				return err
+			}
+		}
+	}
+	return store()
 }

@@ -12,11 +12,6 @@ import (
 
 	"attentive.internal/deploy/allinone/account"
 	"attentive.internal/deploy/process"
-	"attentive.internal/pkg/contract"
-	attentivev1 "attentive.internal/proto/attentive/v1"
-	"github.com/google/uuid"
-	"github.com/nats-io/nats.go/jetstream"
-	"google.golang.org/protobuf/types/known/structpb"
 )
 
 const (
@@ -135,37 +130,11 @@ func ask(ctx context.Context, address string) (s sunk, err error) {
 
 // store publishes updates of n subscribers, many at a time.
 func (f *fleet) store(ctx context.Context, n int) error {
-	const together = 2000
-	for stored := 0; stored < n; {
-		var acks []jetstream.PubAckFuture
-		for range min(together, n-stored) {
-			p := &attentivev1.Profile{
-				Id:          uuid.NewString(),
-				Identifiers: &attentivev1.Identifiers{Phone: fmt.Sprintf("+1202%07d", 2_000_000+stored)},
-				Operation: &attentivev1.Profile_Attributes{Attributes: &attentivev1.SetAttributes{Values: &structpb.Struct{
-					Fields: map[string]*structpb.Value{"favorite color": structpb.NewStringValue("green")},
-				}}},
-			}
-			m, err := contract.Message(contract.ProfileSubject(f.destination, contract.Attributes, contract.LiveJob), "", p)
-			if err != nil {
-				return err
-			}
-			ack, err := f.conn.JS.PublishMsgAsync(m)
-			if err != nil {
-				return err
-			}
-			acks = append(acks, ack)
-			stored++
-		}
-		for _, ack := range acks {
-			select {
-			case <-ack.Ok():
-			case err := <-ack.Err():
-				return fmt.Errorf("store an update: %w", err)
-			case <-ctx.Done():
-				return context.Cause(ctx)
+	return storeUpdates(ctx, f.conn, f.destination, func(yield func(string, map[string]any) bool) {
+		for i := range n {
+			if !yield(fmt.Sprintf("+1202%07d", 2_000_000+i), map[string]any{"favorite color": "green"}) {
+				return
 			}
 		}
-	}
-	return nil
+	})
 }
