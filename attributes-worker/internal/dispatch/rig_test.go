@@ -69,6 +69,8 @@ type rig struct {
 	settings string
 	// ceilings of the credential, in YAML; empty: the published ones.
 	ceilings string
+	// jitter that calls may have on their way.
+	jitter time.Duration
 	// lease of the workers. A long one suits those who do not wait for its end:
 	// calls may take a third of it, on a machine that is busy.
 	lease time.Duration
@@ -87,7 +89,7 @@ func newRigOf(t *testing.T, cfg sandbox.Config) *rig {
 	r := &rig{
 		t: t, server: server, conn: server.Conn(t), sandbox: sandboxtest.Start(t, cfg),
 		key: filepath.Join(t.TempDir(), "key"), credential: "acme-api", destination: acme, settings: "single_opt_in: true",
-		lease: lease,
+		lease: lease, jitter: 5 * time.Millisecond,
 	}
 	r.apiURL = r.sandbox.APIURL()
 	r.write(r.key, sandboxtest.Token)
@@ -109,7 +111,7 @@ func (r *rig) account() (*config.Config, config.Account) {
 broker: {url: %q}
 lease: %v
 credentials:
-- {id: %s, type: attentive-api, api_key: {file: %q}, base_url: %q, ceilings: {%s}}
+- {id: %s, type: attentive-api, api_key: {file: %q}, base_url: %q, ceilings: {%s}, jitter: %v}
 destinations:
 - id: %s
   plugin: attentive-api
@@ -117,7 +119,7 @@ destinations:
   settings: {identifier: phone, sign_up_unit: %q, unknown_settle: %v, %s}
   templates:
   - {id: default, columns: {phone: phone}}
-`, r.server.URL, r.lease, r.credential, r.key, r.apiURL, r.ceilings, r.destination, r.credential, sandboxtest.SignUpUnit, settle, r.settings))
+`, r.server.URL, r.lease, r.credential, r.key, r.apiURL, r.ceilings, r.jitter, r.destination, r.credential, sandboxtest.SignUpUnit, settle, r.settings))
 	cfg, err := config.Load(file)
 	if err != nil {
 		r.t.Fatal(err)
