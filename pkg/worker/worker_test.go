@@ -277,11 +277,11 @@ func TestWorksEveryAccountAndStopsClean(t *testing.T) { //nolint:paralleltest //
 			t.Errorf("work on %v lacks a part: %+v", c.destination, c)
 		}
 	}
-	_, metrics := p.get("/metrics")
 	for _, want := range []string{`relay_owned{destination="a"} 1`, `relay_owned{destination="c"} 1`, `relay_queue_depth{destination="a",kind="segment"} 0`} {
-		if !strings.Contains(metrics, want) {
-			t.Errorf("/metrics lacks %s", want)
-		}
+		p.eventually(want, func() bool {
+			_, metrics := p.get("/metrics")
+			return strings.Contains(metrics, want)
+		})
 	}
 
 	if err := stop(); err != nil {
