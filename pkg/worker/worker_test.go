@@ -441,10 +441,10 @@ func TestReload(t *testing.T) {
 		}
 	}
 	p.readiness(200, "ready")
-	_, metrics := p.get("/metrics")
-	if !strings.Contains(metrics, `relay_owned{destination="d"} 1`) || strings.Contains(metrics, `destination="b"`) {
-		t.Error("/metrics does not have the destinations of the new configuration")
-	}
+	p.eventually("metrics of the new configuration's destinations", func() bool {
+		_, metrics := p.get("/metrics")
+		return strings.Contains(metrics, `relay_owned{destination="d"} 1`) && !strings.Contains(metrics, `destination="b"`)
+	})
 	if strings.Contains(p.log.String(), "take effect when the process is started again") {
 		t.Error("it was said that nothing takes effect")
 	}
@@ -592,10 +592,10 @@ func TestLostOwnershipEndsTheWork(t *testing.T) {
 		t.Errorf("the work ended by %v, want ErrLost", err)
 	}
 	p.works("a") // the other never renews
-	_, metrics := p.get("/metrics")
-	if !strings.Contains(metrics, `relay_owned{destination="a"} 1`) {
-		t.Error("relay_owned is not 1 in the second ownership")
-	}
+	p.eventually("relay_owned of 1 in the second ownership", func() bool {
+		_, metrics := p.get("/metrics")
+		return strings.Contains(metrics, `relay_owned{destination="a"} 1`)
+	})
 }
 
 // TestTwoWorkersInOneProcess: nothing may assume that it is alone.
