@@ -13,7 +13,10 @@ import (
 // partitions is how many parts the persons beyond the budget are divided into: each
 // is told apart in memory alone, so an audience may have that many times as many
 // people as fit the budget.
-const partitions = 64
+const (
+	partitionBits = 6
+	partitions    = 1 << partitionBits
+)
 
 // overflow takes the rows that come once the set of people is full. Those of people
 // in the set are duplicates and never come here. The others go to temporary files:
@@ -73,7 +76,7 @@ func (o *overflow) add(who person, id []byte) error {
 	}
 	o.row = binary.AppendUvarint(o.row[:0], o.count)
 	o.row = who.append(o.row)
-	_, err := o.parts[who.shard%partitions].Write(o.row)
+	_, err := o.parts[who.partition()].Write(o.row)
 	o.count++
 	return err
 }
@@ -174,9 +177,7 @@ func damaged(err error) error { return fmt.Errorf("read a temporary file: %v", e
 func (who person) append(b []byte) []byte {
 	b = append(b, byte(who.kind))
 	switch who.kind {
-	case ofPlan:
-		b = binary.LittleEndian.AppendUint64(b, uint64(who.shard)<<restBits|who.key[0])
-	case ofPhone:
+	case ofPlan, ofPhone:
 		b = binary.LittleEndian.AppendUint64(b, who.key[0])
 	default:
 		b = binary.LittleEndian.AppendUint64(b, who.key[0])

@@ -74,101 +74,171 @@ func TestKindsAreApart(t *testing.T) {
 	}
 }
 
-// TestWholeShard fills a shard with all numbers that it can have, the one whose
-// key is that of an empty slot among them.
-func TestWholeShard(t *testing.T) {
+// TestFewAndMany compares the set of few numbers with the dense one, at each size
+// that it has, with budgets for all of it, a part of a doubling, and none.
+func TestFewAndMany(t *testing.T) {
 	t.Parallel()
-	set := newSet(t)
-	for _, again := range []bool{false, true} {
-		for key := range 1 << restBits {
-			who := person{ofPlan, 77, planPlace(uint16(key)), digest{uint64(key)}}
-			if added, err := set.add(who); err != nil || added == again {
-				t.Fatalf("add(%d) = %v, %v, again: %v", key, added, err, again)
+	const step = 40_000
+	number := func(i int) []byte { return fmt.Appendf(nil, "+1%010d", 2_000_000_000+i*7_919) }
+	budgets := map[string]int64{
+		"all":                  1 << 40,
+		"one doubling":         (2*minChunks + 4) << 20 * reserveShare / (reserveShare - 1),
+		"a part of a doubling": (minChunks + 5) << 20 * reserveShare / (reserveShare - 1),
+		"none":                 minChunks << 20,
+	}
+	for name, budget := range budgets {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			set, err := newPeople(budget)
+			if err != nil {
+				t.Fatal(err)
 			}
-		}
+			for size := range 5 {
+				for i := range (size + 1) * step {
+					who := set.person(number(i))
+					was := i < size*step
+					if set.has(who) != was {
+						t.Fatalf("has(%d) of %d = %v", i, size*step, !was)
+					}
+					if isNew, err := set.add(who); err != nil || isNew == was {
+						t.Fatalf("add(%d) to %d = %v, %v", i, size*step, isNew, err)
+					}
+					if !set.has(who) {
+						t.Fatalf("has(%d) = false after add", i)
+					}
+				}
+				set.spread()
+				wantBudget(t, set, budget)
+			}
+			if got, want := set.plan != nil, name != "none"; got != want {
+				t.Errorf("the set is dense: %v, want %v", got, want)
+			}
+		})
 	}
 }
 
-// TestShardsFillEvenly: sequential numbers, as lists have them, do not crowd.
-func TestShardsFillEvenly(t *testing.T) {
+// TestWholeBucket adds all keys that one bucket can have, and those of its
+// neighbour, and splits it as often as that can be done.
+func TestWholeBucket(t *testing.T) {
 	t.Parallel()
-	const n = 1_000_000
+	const buckets = 1 << minBucketBits
+	set := newSet(t)
+	set.spread()
+	for _, was := range []bool{false, true} {
+		for rest := range uint64(slotTaken) {
+			for _, bucket := range []uint64{77, 78} {
+				who := plannedPerson(rest*buckets + bucket)
+				if isNew, err := set.add(who); err != nil || isNew == was {
+					t.Fatalf("add(%d) to bucket %d = %v, %v, again: %v", rest, bucket, isNew, err, was)
+				}
+			}
+		}
+	}
+	for range 4 {
+		crowded := set.few.used
+		set.spread()
+		if set.few.used >= crowded {
+			t.Errorf("%d numbers have no room in %d buckets, %d had none in half of them", set.few.used, set.plan.n, crowded)
+		}
+		for rest := range uint64(slotTaken) {
+			for _, bucket := range []uint64{76, 77, 78} {
+				who := plannedPerson(rest*buckets + bucket)
+				if got, want := set.has(who), bucket != 76; got != want {
+					t.Fatalf("has(%d) in bucket %d = %v with %d buckets", rest, bucket, got, set.plan.n)
+				}
+			}
+		}
+	}
+	wantBudget(t, set, 1<<40)
+}
+
+// TestBucketsFillEvenly: sequential numbers, as lists have them, do not crowd.
+func TestBucketsFillEvenly(t *testing.T) {
+	t.Parallel()
+	const n = 4_000_000
 	set := newSet(t)
 	for i := range n {
-		if _, err := set.add(set.person(fmt.Appendf(nil, "+1415%07d", i))); err != nil {
+		if _, err := set.add(set.planned(uint64(4_150_000_000 + i))); err != nil {
 			t.Fatal(err)
 		}
 	}
-	most, probes := 0, 0
-	for i := range set.plan {
-		shard := &set.plan[i]
-		most = max(most, shard.used)
-		for slot, key := range shard.slots {
-			if key != 0 {
-				probes += (slot - shard.slot(planPlace(key)) + len(shard.slots)) % len(shard.slots)
-			}
-		}
+	if set.plan == nil || set.plan.n != 1<<minBucketBits {
+		t.Fatalf("the set is not dense, or larger than %d numbers need", n)
 	}
-	if most > 6*n/planShards {
-		t.Errorf("the fullest shard holds %d of an average of %d", most, n/planShards)
-	}
-	if mean := float64(probes) / n; mean > 3 {
-		t.Errorf("a key is %.1f slots from its place on average, want at most 3", mean)
+	// 15 a bucket, of 32: one that is full is beyond four deviations.
+	if set.few.used > n/2000 {
+		t.Errorf("%d of %d numbers found their bucket full", set.few.used, n)
 	}
 }
 
-// TestBudgetIsKept adds up what the set holds.
+// TestBudgetIsKept fills sets of several kinds until they are full.
 func TestBudgetIsKept(t *testing.T) {
 	t.Parallel()
-	const budget = 16 << 20
-	p, err := newPeople(budget)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := 0; ; i++ {
-		_, err := p.add(p.person(fmt.Appendf(nil, "+1%010d", i)))
-		if err == nil {
-			_, err = p.add(p.person(fmt.Appendf(nil, "+49%09d", i)))
-		}
+	for _, budget := range []int64{1 << 20, 18 << 20, 20 << 20} {
+		p, err := newPeople(budget)
 		if err != nil {
-			break
+			t.Fatal(err)
+		}
+		if budget > 18<<20 {
+			p.spread()
+		}
+		for i := uint64(0); ; i++ {
+			_, err := p.add(p.planned(i))
+			if err == nil && i%4 == 0 {
+				_, err = p.add(p.phonePerson(i + 1))
+			}
+			if err != nil {
+				break
+			}
+		}
+		wantBudget(t, p, budget)
+		if p.budget > budget/10 {
+			t.Errorf("a set that is full has %d bytes left of %d", p.budget, budget)
 		}
 	}
-	held := int64(len(p.plan))*int64(unsafe.Sizeof(p.plan[0])) + int64(8*len(p.zeros))
-	for i := range p.plan {
-		held += int64(2 * cap(p.plan[i].slots))
+}
+
+// wantBudget adds up what a set holds.
+func wantBudget(t *testing.T, p *people, budget int64) {
+	t.Helper()
+	held := p.few.bytes() + p.phones.bytes()
+	if p.plan != nil {
+		held += int64(len(p.plan.chunks)) * int64(unsafe.Sizeof(*p.plan.chunks[0]))
 	}
-	for i := range shards {
-		held += int64(8*cap(p.phones[i].slots) + 16*cap(p.others[i].slots))
-	}
-	if held > budget || held < budget*9/10 {
-		t.Errorf("the set holds %d bytes of a budget of %d", held, budget)
+	for i := range p.others {
+		held += int64(16 * len(p.others[i].slots))
 	}
 	if held+p.budget != budget {
 		t.Errorf("%d bytes held and %d left are not the budget of %d", held, p.budget, budget)
 	}
+	if p.budget < 0 {
+		t.Errorf("the set has taken %d bytes more than it may", -p.budget)
+	}
 }
 
 func BenchmarkPeople(b *testing.B) {
-	const n = 5_000_000
-	kinds := map[string]func(i int) []byte{
-		"plan":   func(i int) []byte { return fmt.Appendf(nil, "+1%010d", 2_000_000_000+i*1511) },
-		"other":  func(i int) []byte { return fmt.Appendf(nil, "+44%010d", i*1511) },
-		"e-mail": func(i int) []byte { return fmt.Appendf(nil, "someone%d@example.com", i) },
+	benchmarks := map[string]struct {
+		n  int
+		id func(dst []byte, i int) []byte
+	}{
+		"plan":   {10_000_000, func(dst []byte, i int) []byte { return fmt.Appendf(dst, "+1%010d", 2_000_000_000+i*151) }},
+		"other":  {5_000_000, func(dst []byte, i int) []byte { return fmt.Appendf(dst, "+44%010d", i*1511) }},
+		"e-mail": {5_000_000, func(dst []byte, i int) []byte { return fmt.Appendf(dst, "someone%07d@example.com", i) }},
 	}
-	for name, id := range kinds {
+	for name, bb := range benchmarks {
 		b.Run(name, func(b *testing.B) {
-			ids := make([][]byte, n)
-			for i := range ids {
-				ids[i] = id(i)
+			size := len(bb.id(nil, 0))
+			ids := make([]byte, 0, bb.n*size)
+			for i := range bb.n {
+				ids = bb.id(ids, i)
 			}
 			b.ReportAllocs()
 			for b.Loop() {
 				set := newSet(b)
 				var batch []person
-				for some := range slices.Chunk(ids, batchRows) {
+				for some := range slices.Chunk(ids, batchRows*size) {
 					batch = batch[:0]
-					for _, id := range some {
+					for id := range slices.Chunk(some, size) {
 						batch = append(batch, set.person(id))
 					}
 					set.fetch(batch)
@@ -178,9 +248,9 @@ func BenchmarkPeople(b *testing.B) {
 						}
 					}
 				}
-				b.ReportMetric(float64(1<<40-set.budget)/n, "bytes/person")
+				b.ReportMetric(float64(1<<40-set.budget)/float64(bb.n), "bytes/person")
 			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/person")
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(bb.n), "ns/person")
 		})
 	}
 }

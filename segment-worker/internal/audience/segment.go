@@ -30,7 +30,7 @@ import (
 )
 
 const (
-	// DefaultMemory is how many bytes the set of those seen may take: about 90
+	// DefaultMemory is how many bytes the set of those seen may take: about 75
 	// million numbers of the North American plan, 20 million others, 10 million
 	// e-mail addresses.
 	DefaultMemory = 256 << 20

@@ -18,8 +18,8 @@ const (
 	// maxLists is how many segments are uploaded side by side: each takes some
 	// megabytes. Those of more groups are left to another reading of the sources.
 	maxLists = 8
-	// minMemory is what one of them gets to tell its people apart: less would not
-	// do for the tables alone. With little memory there are fewer lists.
+	// minMemory is what one of them gets to tell its people apart, a million of
+	// them at least. With little memory there are fewer lists.
 	minMemory = 16 << 20
 	// maxGroups is the most groups of a job, as the contract has it for those that
 	// it names itself.
