@@ -10,11 +10,11 @@ import (
 
 	"attentive.internal/attributes-worker/internal/accepted"
 	"attentive.internal/attributes-worker/internal/completion"
-	"attentive.internal/attributes-worker/internal/consent"
 	"attentive.internal/attributes-worker/internal/dispatch"
 	"attentive.internal/attributes-worker/internal/expand"
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/config"
+	"attentive.internal/pkg/consent"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/job"
 	"attentive.internal/pkg/owner"

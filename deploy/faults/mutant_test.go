@@ -46,7 +46,7 @@ func mutants() []mutant {
 		{
 			"no intent before a subscribe", "owner dies in the middle of a subscribe",
 			[]edit{{
-				"attributes-worker/internal/consent/consent.go", "next := r.entry(intent)\n",
+				"pkg/consent/consent.go", "next := r.entry(intent)\n",
 				"if r.Place > 0 {\n\t\t\treturn cas.ErrKeep\n\t\t}\n\t\tnext := r.entry(intent)\n",
 			}},
 			"nothing is sent twice: subscribe of",

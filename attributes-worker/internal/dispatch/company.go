@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 
-	"attentive.internal/attributes-worker/internal/consent"
 	"attentive.internal/pkg/backoff"
+	"attentive.internal/pkg/consent"
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/metrics"
 )

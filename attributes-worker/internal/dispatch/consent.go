@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"attentive.internal/attributes-worker/internal/attentive"
-	"attentive.internal/attributes-worker/internal/consent"
 	"attentive.internal/pkg/config"
+	"attentive.internal/pkg/consent"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/metrics"

@@ -21,10 +21,10 @@ import (
 	attentivev1 "attentive.internal/proto/attentive/v1"
 
 	"attentive.internal/attributes-worker/internal/accepted"
-	"attentive.internal/attributes-worker/internal/consent"
 	"attentive.internal/attributes-worker/internal/dispatch"
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/config"
+	"attentive.internal/pkg/consent"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/deadletter"
 	"attentive.internal/pkg/fault"

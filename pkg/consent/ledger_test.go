@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"attentive.internal/attributes-worker/internal/consent"
 	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/consent"
 	"attentive.internal/pkg/queuetest"
 )
 
