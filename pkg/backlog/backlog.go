@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/proto"
 
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
@@ -29,6 +30,8 @@ type Job struct {
 	// Ahead is how many messages of the same queue stand before it.
 	Ahead  int
 	Stored time.Time
+	// Message is the job, as far as it can be read.
+	Message proto.Message
 }
 
 // Jobs yields the jobs of kind k in the queue of a destination, the oldest first;
@@ -72,7 +75,7 @@ func of(m *jetstream.RawStreamMsg, k contract.Kind) Job {
 			Kind: k, Destination: destination, JobID: contract.JobID(job), Objects: contract.Objects(job),
 			Fingerprint: ledger.Fingerprint(m.Data), Sequence: deadletter.Place(m.Header, m.Sequence),
 		},
-		Stored: m.Time,
+		Stored: m.Time, Message: job,
 	}
 }
 

@@ -133,7 +133,7 @@ func (e exported) repaired() (data []byte, edited bool, err error) {
 // content type, and judges it.
 func encoded(l deadletter.Letter, text []byte) ([]byte, error) {
 	data := bytes.TrimSpace(text)
-	if !isJSON(l) {
+	if !l.IsJSON() {
 		m := contract.New(l.Kind)
 		if m == nil {
 			return nil, fault.Permanentf(fault.InvalidMessage, "dead letter %d is of no kind that can be repaired", l.ID)

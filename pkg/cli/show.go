@@ -12,13 +12,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
-
-	attentivev1 "attentive.internal/proto/attentive/v1"
 
 	"attentive.internal/pkg/broker"
-	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/deadletter"
 )
 
@@ -109,10 +104,10 @@ const unreadable = "*** (cannot be decoded; --reveal shows its bytes)"
 // masked unless reveal is true.
 func message(l deadletter.Letter, reveal bool) any {
 	var view any
-	if reveal && isJSON(l) && json.Unmarshal(l.Data, &view) == nil {
+	if reveal && l.IsJSON() && json.Unmarshal(l.Data, &view) == nil {
 		return view // with what the contract does not know: it may be the mistake
 	}
-	m, err := decode(l)
+	m, err := l.Message()
 	if err == nil {
 		err = json.Unmarshal(protoJSON(m), &view)
 	}
@@ -125,27 +120,6 @@ func message(l deadletter.Letter, reveal bool) any {
 		return string(l.Data)
 	}
 	return unreadable
-}
-
-// decode decodes the message as far as the contract knows it.
-func decode(l deadletter.Letter) (proto.Message, error) {
-	var m proto.Message
-	switch l.Kind {
-	case contract.Segment:
-		m = &attentivev1.SegmentJob{}
-	case contract.Expand:
-		m = &attentivev1.AttributesJob{}
-	default:
-		m = &attentivev1.Profile{}
-	}
-	if isJSON(l) {
-		return m, protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(l.Data, m)
-	}
-	return m, proto.Unmarshal(l.Data, m)
-}
-
-func isJSON(l deadletter.Letter) bool {
-	return l.Header.Get(contract.HeaderContentType) == contract.ContentTypeJSON
 }
 
 // masker hides what is a person's, or may lead to it: whom a profile is about

@@ -106,19 +106,25 @@ func JobID(m proto.Message) string {
 	return ""
 }
 
-// Objects returns the names of the objects that a job reads.
-func Objects(m proto.Message) []string {
-	var sources []*attentivev1.Source
+// Sources returns the sources of a job, none of anything else.
+func Sources(m proto.Message) []*attentivev1.Source {
 	switch m := m.(type) {
 	case *attentivev1.SegmentJob:
+		var sources []*attentivev1.Source
 		for _, g := range m.GetGroups() {
 			sources = append(sources, g.GetSource())
 		}
+		return sources
 	case *attentivev1.AttributesJob:
-		sources = append(sources, m.GetSource())
+		return []*attentivev1.Source{m.GetSource()}
 	}
+	return nil
+}
+
+// Objects returns the names of the objects that a job reads.
+func Objects(m proto.Message) []string {
 	var names []string
-	for _, s := range sources {
+	for _, s := range Sources(m) {
 		if name := s.GetObject(); name != "" && !slices.Contains(names, name) {
 			names = append(names, name)
 		}

@@ -31,7 +31,10 @@ import (
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/queue"
+	attentivev1 "attentive.internal/proto/attentive/v1"
 	"github.com/nats-io/nats.go"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 )
 
 // ErrFull is returned when the stream of dead letters has no room, and by a
@@ -114,6 +117,24 @@ func (l Letter) Class() fault.Class {
 		return fault.Retryable
 	}
 	return fault.Permanent
+}
+
+// IsJSON reports whether the message is in JSON.
+func (l Letter) IsJSON() bool {
+	return l.Header.Get(contract.HeaderContentType) == contract.ContentTypeJSON
+}
+
+// Message returns the message as far as the contract knows it: what made it a dead
+// letter may be in the rest.
+func (l Letter) Message() (proto.Message, error) {
+	m := contract.New(l.Kind)
+	if m == nil {
+		m = &attentivev1.Profile{} // where a subject names no kind
+	}
+	if l.IsJSON() {
+		return m, protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(l.Data, m)
+	}
+	return m, proto.Unmarshal(l.Data, m)
 }
 
 // Filter selects letters. Zero fields select all.

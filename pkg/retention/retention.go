@@ -3,15 +3,16 @@
 //
 // What a dead letter of the job may need stays for as long as the letter does; so
 // does an object that any other job reads which has not ended, or has ended a short
-// while ago. Objects that no job in a queue or in the ledger names are left alone: they
-// may be of a job that is still to be published. Rejected rows, events and the actions
-// of operators end by the age that the broker itself enforces.
+// while ago. Objects that no job and no dead letter names may be of a job that is still
+// to be published: they stay as long after they were stored. Rejected rows, events and
+// the actions of operators end by the age that the broker itself enforces.
 package retention
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/deadletter"
 	"attentive.internal/pkg/job"
 	"attentive.internal/pkg/ledger"
 )
@@ -65,7 +67,7 @@ func (c *Cleaner) Run(ctx context.Context) {
 
 // Look removes what is due.
 func (c *Cleaner) Look(ctx context.Context) error {
-	needed, err := c.needed(ctx)
+	uses, err := c.Uses(ctx)
 	if err != nil {
 		return err
 	}
@@ -74,6 +76,14 @@ func (c *Cleaner) Look(ctx context.Context) error {
 		return err
 	}
 	removed := 0
+	remove := func(name, whose string) error {
+		if err := c.objects.Delete(ctx, name); err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
+			return fmt.Errorf("remove the audience %q of %s: %w", name, whose, err)
+		}
+		delete(stored, name)
+		removed++
+		return nil
+	}
 	for _, k := range c.cfg.Kinds {
 		if !k.Job() {
 			continue
@@ -82,8 +92,8 @@ func (c *Cleaner) Look(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			due := slices.DeleteFunc(slices.Clone(e.Objects), func(name string) bool { return !stored[name] || needed[name] })
-			if len(due) > 0 { // it may have begun since needed was read
+			due := slices.DeleteFunc(slices.Clone(e.Objects), func(name string) bool { return stored[name].IsZero() || uses[name].Needed })
+			if len(due) > 0 { // it may have begun since the uses were read
 				over, err := c.over(ctx, e, c.cfg.Audiences)
 				if err != nil {
 					return err
@@ -93,21 +103,51 @@ func (c *Cleaner) Look(ctx context.Context) error {
 				}
 			}
 			for _, name := range due {
-				if err := c.objects.Delete(ctx, name); err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
-					return fmt.Errorf("remove the audience %q of job %s: %w", name, e.JobID, err)
+				if err := remove(name, "job "+e.JobID); err != nil {
+					return err
 				}
-				delete(stored, name)
-				removed++
 			}
 			if err := c.forget(ctx, e); err != nil {
 				return err
 			}
 		}
 	}
+	orphans, err := c.orphans(ctx, stored, uses)
+	for _, name := range orphans {
+		err = errors.Join(err, remove(name, "no job"))
+	}
 	if removed > 0 {
 		c.Log.Info("audiences of old jobs are removed", "objects", removed)
 	}
-	return nil
+	return err
+}
+
+// orphans returns the stored objects that no job has named for as long as audiences
+// are kept: whoever stored them did not come to publish the job, or its entry is gone.
+func (c *Cleaner) orphans(ctx context.Context, stored map[string]time.Time, uses map[string]Use) ([]string, error) {
+	old := make(map[string]bool)
+	for name, at := range stored {
+		if _, named := uses[name]; !named && c.now().Sub(at) > c.cfg.Audiences {
+			old[name] = true
+		}
+	}
+	if len(old) == 0 {
+		return nil, nil
+	}
+	// A job that was refused before it was begun has a dead letter and no entry.
+	letters := deadletter.New(c.Conn, "")
+	for _, k := range []contract.Kind{contract.Segment, contract.Expand} {
+		for l, err := range letters.Read(ctx, deadletter.Filter{Kind: k}) {
+			if err != nil {
+				return nil, err
+			}
+			m, _ := l.Message() // what can be read of it may name some
+			for _, name := range contract.Objects(m) {
+				delete(old, name)
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(old)), nil
 }
 
 // over reports whether a job has ended a time ago and nothing is left to be done for
@@ -120,9 +160,25 @@ func (c *Cleaner) over(ctx context.Context, e ledger.Entry, after time.Duration)
 	return err == nil && dead == 0, err
 }
 
-// needed returns the objects that somebody may still read.
-func (c *Cleaner) needed(ctx context.Context) (map[string]bool, error) {
-	needed := make(map[string]bool)
+// Use is who reads an object of audiences.
+type Use struct {
+	// Job that named it.
+	Job ledger.Entry
+	// Needed is false when that job, and every other that named it, is over for as
+	// long as audiences are kept.
+	Needed bool
+}
+
+// Uses returns the objects that a job in a queue or in the ledger names.
+func (c *Cleaner) Uses(ctx context.Context) (map[string]Use, error) {
+	uses := make(map[string]Use)
+	note := func(e ledger.Entry, over bool) {
+		for _, name := range e.Objects {
+			if !uses[name].Needed {
+				uses[name] = Use{Job: e, Needed: !over}
+			}
+		}
+	}
 	for _, k := range []contract.Kind{contract.Segment, contract.Expand} {
 		// The queue comes last: a letter lies in it before it is removed by a replay, and a
 		// job leaves it only when it has ended.
@@ -137,27 +193,21 @@ func (c *Cleaner) needed(ctx context.Context) (map[string]bool, error) {
 			if err != nil {
 				return nil, err
 			}
-			if !over {
-				for _, name := range e.Objects {
-					needed[name] = true
-				}
-			}
+			note(e, over)
 		}
 		for j, err := range backlog.Jobs(ctx, c.Conn, k, "*") {
 			if err != nil {
 				return nil, err
 			}
-			for _, name := range j.Objects {
-				needed[name] = true
-			}
+			note(j.Entry, false)
 		}
 	}
-	return needed, nil
+	return uses, nil
 }
 
-// stored returns the objects that there are.
-func (c *Cleaner) stored(ctx context.Context) (map[string]bool, error) {
-	stored := make(map[string]bool)
+// stored returns the objects that there are, and since when.
+func (c *Cleaner) stored(ctx context.Context) (map[string]time.Time, error) {
+	stored := make(map[string]time.Time)
 	list, err := c.objects.List(ctx)
 	if errors.Is(err, jetstream.ErrNoObjectsFound) {
 		return stored, nil
@@ -166,7 +216,7 @@ func (c *Cleaner) stored(ctx context.Context) (map[string]bool, error) {
 		return nil, fmt.Errorf("list %s: %w", broker.ObjectsAudiences, err)
 	}
 	for _, info := range list {
-		stored[info.Name] = true
+		stored[info.Name] = info.ModTime
 	}
 	return stored, nil
 }
