@@ -20,6 +20,7 @@ import (
 	"attentive.internal/pkg/event"
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/publish"
+	"attentive.internal/pkg/reject"
 	attentivev1 "attentive.internal/proto/attentive/v1"
 	segmentworker "attentive.internal/segment-worker"
 	"github.com/google/uuid"
@@ -174,6 +175,7 @@ func TestAccounts(t *testing.T) {
 	execute("operator", 0, "dead-letters", "export", "--all", "--file", letters)
 	execute("operator", 0, "dead-letters", "discard", "--all", "--because", "a test")
 	execute("operator", 0, "dead-letters", "import", letters, "--restore")
+	s.forget(t, execute)
 
 	for _, line := range s.said.violations() {
 		// The second SegmentJob asks what the first was, and knows what to make of this.
@@ -182,6 +184,44 @@ func TestAccounts(t *testing.T) {
 		}
 	}
 	s.idle(t)
+}
+
+// forget has the operator forget a person: one who has unsubscribed, whose profile
+// waits, who stands in the audience of a job that is over, and among rejected rows.
+func (s *site) forget(t *testing.T, execute func(user string, code int, args ...string) string) {
+	t.Helper()
+	operator := s.connect("operator")
+	execute("operator", 0, "destinations", "pause", account.Attributes, "--because", "a test")
+	rejects, err := s.connect("administrator").JS.ObjectStore(t.Context(), broker.ObjectsRejects)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := reject.NewFull(rejects, "rejects/segment/acme-segments/full")
+	if err := w.Add(t.Context(), reject.Row{Number: 1, Reason: "phone_extension", Value: []byte("+1 212 555 0101 ext. 5")}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	said, end := "", time.Now().Add(longest)
+	for !strings.Contains(said, "waiting profiles") && time.Now().Before(end) { // the worker needs a moment to see the pause
+		if _, err := publish.New(operator).Profile(t.Context(), account.Attributes, contract.LiveJob, &attentivev1.Profile{
+			Id: uuid.NewString(), Identifiers: &attentivev1.Identifiers{Phone: "+12125550101"},
+			Operation: &attentivev1.Profile_Subscribe{Subscribe: &attentivev1.Subscribe{}},
+		}); err != nil {
+			t.Fatal(err)
+		}
+		said += execute("operator", 0, "forget", "--phone", "+12125550101", "--because", "a test")
+	}
+	for _, want := range []string{
+		"removed waiting profiles subscribe of " + account.Attributes, `removed audiences object "vip"`,
+		"removed rejected rows 1 rows of ", "removed consent ledger ",
+	} {
+		if !strings.Contains(strings.Join(strings.Fields(said), " "), want) {
+			t.Errorf("forget does not say %q:\n%s", want, said)
+		}
+	}
+	execute("operator", 0, "destinations", "resume", account.Attributes)
 }
 
 // TestForbidden: what each user must not do is refused by the broker, whatever

@@ -35,7 +35,6 @@ func occasional() map[string]string {
 		"$JS.API.STREAM.INFO.ATTENTIVE_PROFILES":            "a stream that does not answer is looked for",
 		"attentive.v1.dead.attributes.>":                    "profiles that the API refuses",
 		"attentive.v1.dead.unsubscribe.>":                   "profiles that the API refuses",
-		"$KV.attentive_consent.>":                           "operators forget people",
 	}
 }
 

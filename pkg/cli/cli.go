@@ -1,5 +1,5 @@
 // Package cli is the command line of both workers: run, check, send, jobs,
-// dead-letters, destinations and actions.
+// dead-letters, destinations, forget, actions and streams.
 //
 // It promises to a script: what was asked for is on standard output, one JSON
 // object a line with --json; everything else, progress included, is on standard
@@ -88,7 +88,7 @@ or refused, 4 broker unreachable, 130 interrupted.`,
 		"configuration file (default $ATTENTIVE_RELAY_CONFIG, else ./relay.yaml)")
 	root.AddCommand(
 		s.runCommand(), s.checkCommand(), s.sendCommand(), s.jobsCommand(), s.deadLettersCommand(), s.destinationsCommand(),
-		s.actionsCommand(), s.streamsCommand(),
+		s.forgetCommand(), s.actionsCommand(), s.streamsCommand(),
 	)
 	return root
 }

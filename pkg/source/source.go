@@ -131,6 +131,13 @@ func (o *Opener) Open(ctx context.Context, s *attentivev1.Source) (*Reader, erro
 	return r, nil
 }
 
+// Bytes opens s as it is stored, neither unpacked nor judged, for whoever looks for
+// something in it. It ends with ctx; the caller closes it.
+func (o *Opener) Bytes(ctx context.Context, s *attentivev1.Source) (io.ReadCloser, error) {
+	raw, _, err := o.locate(ctx, s, describe(s))
+	return raw, err
+}
+
 // locate opens the stored bytes of s. A size below zero is not known.
 func (o *Opener) locate(ctx context.Context, s *attentivev1.Source, name string) (raw io.ReadCloser, size int64, err error) {
 	switch location := s.GetLocation().(type) {
