@@ -226,8 +226,11 @@ destinations:
 	}
 	cmd := exec.CommandContext(ctx, r.program, "run", "--config", file)
 	cmd.Env = append(os.Environ(), "RELAY_BENCH_SECRET=bench")
-	r.worker, err = process.Start(cmd)
-	return err
+	if r.worker, err = process.Start(cmd); err != nil {
+		return err
+	}
+	profiled(ctx, r.worker, r.ops)
+	return nil
 }
 
 // done waits until no profile waits and no batch is open.

@@ -4,6 +4,7 @@
 //
 //	go run ./deploy/bench start         # a table
 //	go run ./deploy/bench --json start  # an object a line
+//	go run ./deploy/bench --profile /tmp expand  # and profiles of the worker
 //	go run ./deploy/bench --list        # the names
 //
 // It ends with exit code 1 when a goal is missed or a benchmark breaks, 2 when
@@ -81,6 +82,7 @@ func benchmarks() []benchmark {
 // command is the command line over the given benchmarks.
 func command(all []benchmark) *cobra.Command {
 	var list, asJSON bool
+	var profiles string
 	cmd := &cobra.Command{
 		Use:           "bench NAME...",
 		Short:         "Measure the relay on this machine",
@@ -102,12 +104,13 @@ func command(all []benchmark) *cobra.Command {
 			if asJSON {
 				out = lines{w: cmd.OutOrStdout()}
 			}
-			return run(cmd.Context(), chosen, out)
+			return run(cmd.Context(), chosen, out, profiles)
 		},
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
 	cmd.Flags().BoolVar(&list, "list", false, "print the names and what they measure")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print an object a line instead of a table")
+	cmd.Flags().StringVar(&profiles, "profile", "", "a directory for CPU and allocation profiles of the workers, which cost some speed")
 	cmd.CompletionOptions.DisableDefaultCmd = true
 	cmd.AddCommand(brokerCommand(), bulkAPICommand(), receiverCommand(), sinkCommand(), loopCommand())
 	return cmd
@@ -136,13 +139,17 @@ func choose(all []benchmark, names []string) ([]benchmark, error) {
 }
 
 // run runs the benchmarks one after the other, so that none disturbs another.
-func run(ctx context.Context, chosen []benchmark, out printer) error {
+// Profiles of their workers go into the directory profiles; nowhere if it is empty.
+func run(ctx context.Context, chosen []benchmark, out printer, profiles string) error {
 	missed := false
 	for _, b := range chosen {
-		if err := runOne(ctx, b, func(r result) {
+		ctx, wait := withProfiler(ctx, profiles, b.name)
+		err := runOne(ctx, b, func(r result) {
 			missed = missed || !r.Met
 			out.print(r)
-		}); err != nil {
+		})
+		wait()
+		if err != nil {
 			return fmt.Errorf("benchmark %q: %w", b.name, err)
 		}
 	}

@@ -63,7 +63,11 @@ func (f *fleet) start(ctx context.Context) (*replica, error) {
 	}
 	// It ends with the fleet, not with the phase that it was started in.
 	r.Process, err = process.Start(exec.CommandContext(context.WithoutCancel(ctx), f.program, "run", "--config", r.config))
-	return r, err
+	if err != nil {
+		return nil, err
+	}
+	profiled(ctx, r.Process, r.ops)
+	return r, nil
 }
 
 // ready returns when the replica is. Whoever has taken its address is not it.

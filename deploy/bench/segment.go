@@ -237,6 +237,7 @@ destinations:
 	if err := p.Ready(ctx, "http://"+ops+"/readyz"); err != nil {
 		return nil, errors.Join(err, p.Stop())
 	}
+	profiled(ctx, p, ops)
 	return p, nil
 }
 
