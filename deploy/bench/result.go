@@ -160,10 +160,14 @@ func (r result) atMost(limit float64) result {
 	return r
 }
 
-// beside gives r a peer and a goal: how many times as much as the peer it must be.
+// beside gives r a peer and a goal: how many times as much as the peer it must be;
+// zero for no goal.
 func (r result) beside(peer string, value, least float64) result {
 	ratio := r.Value / value
 	r.Peer, r.Ratio = &peer, &ratio
+	if least == 0 {
+		return r
+	}
 	r.Goal, r.Met = ">= "+number(least)+" x peer", ratio >= least
 	return r
 }

@@ -174,11 +174,8 @@ func CheckSubject(subject string, m proto.Message) error {
 	case *attentivev1.AttributesJob:
 		want = JobSubject(Expand, m.GetDestination())
 	case *attentivev1.Profile:
-		if !isID(got.Destination) {
-			return fault.Permanentf(fault.InvalidMessage, "subject %.200q: the destination must have 1 to 32 of a-z, 0-9 and -", subject)
-		}
-		if got.Job != LiveJob && !isUUID(got.Job) {
-			return fault.Permanentf(fault.InvalidMessage, "subject %.200q: the job must be %q or a UUID in lower case", subject, LiveJob)
+		if err := checkProfileAddress(subject, got); err != nil {
+			return err
 		}
 		want = ProfileSubject(got.Destination, KindOf(m), got.Job)
 	case *attentivev1.JobEvent:
@@ -188,6 +185,17 @@ func CheckSubject(subject string, m proto.Message) error {
 	}
 	if subject != want {
 		return fault.Permanentf(fault.InvalidMessage, "subject %.200q: the %s in it belongs to %.200q", subject, nameOf(m), want)
+	}
+	return nil
+}
+
+// checkProfileAddress checks what the subject of a profile says.
+func checkProfileAddress(subject string, a Address) error {
+	if !isID(a.Destination) {
+		return fault.Permanentf(fault.InvalidMessage, "subject %.200q: the destination must have 1 to 32 of a-z, 0-9 and -", subject)
+	}
+	if a.Job != LiveJob && !isUUID(a.Job) {
+		return fault.Permanentf(fault.InvalidMessage, "subject %.200q: the job must be %q or a UUID in lower case", subject, LiveJob)
 	}
 	return nil
 }

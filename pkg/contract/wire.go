@@ -36,11 +36,16 @@ func Message(subject, msgID string, m proto.Message) (*nats.Msg, error) {
 		HeaderContentType: {ContentTypeProtobuf},
 		HeaderRevision:    {strconv.Itoa(Revision)},
 	}}
-	if size := len(data) + headerBytes(msg.Header); size > MaxMessageBytes {
-		return nil, fault.Permanentf(fault.TooLarge,
+	return msg, checkSize(m, msg)
+}
+
+// checkSize fails when msg, which is m, is larger than messages may be.
+func checkSize(m proto.Message, msg *nats.Msg) error {
+	if size := len(msg.Data) + headerBytes(msg.Header); size > MaxMessageBytes {
+		return fault.Permanentf(fault.TooLarge,
 			"%s of %d bytes: at most %d are allowed; put the rows into an object and name it in the source", nameOf(m), size, MaxMessageBytes)
 	}
-	return msg, nil
+	return nil
 }
 
 // Encode returns m in protobuf binary, the same bytes for the same message.

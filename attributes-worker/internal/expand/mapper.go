@@ -1,6 +1,7 @@
 package expand
 
 import (
+	"crypto/sha1" //nolint:gosec // of UUIDs
 	"math"
 	"slices"
 	"strconv"
@@ -66,8 +67,13 @@ type mapper struct {
 	ids        []column // of identifiers
 	optIn      int      // -1: the template has no such column
 	attributes []column
-	bound      int                    // columns of the source that attributes were chosen from
-	profiles   []*attentivev1.Profile // reused
+	bound      int // columns of the source that attributes were chosen from
+
+	// What follows is of the row expanded last, and used again for the next one.
+	profiles []*attentivev1.Profile
+	person   *attentivev1.Identifiers
+	set      *attentivev1.Profile // of attributes
+	values   map[string]*structpb.Value
 }
 
 // column is one that the template uses.
@@ -75,6 +81,7 @@ type column struct {
 	index int
 	name  string // of the identifier or the attribute
 	typ   config.AttributeType
+	value *structpb.Value // of an attribute; used again for each row
 }
 
 // newMapper fails, Permanent, when the source lacks a column of the template.
@@ -86,6 +93,11 @@ func newMapper(job uuid.UUID, d config.Destination, t config.Template, r *source
 	m := &mapper{
 		job: job, primary: d.Attributes.Identifier, nulls: d.Attributes.Nulls, guard: sensitive.New(d.Attributes.Sensitive),
 		template: t, phones: phones, reader: r, optIn: -1,
+		person: &attentivev1.Identifiers{}, values: make(map[string]*structpb.Value),
+	}
+	m.set = &attentivev1.Profile{
+		Identifiers: m.person,
+		Operation:   &attentivev1.Profile_Attributes{Attributes: &attentivev1.SetAttributes{Values: &structpb.Struct{Fields: m.values}}},
 	}
 	c := t.Columns
 	for _, id := range []struct{ name, column string }{
@@ -160,6 +172,7 @@ func (m *mapper) use(c column) error {
 		return fault.Permanentf(fault.SensitiveData, "column %d would become an attribute of sensitive data (%s), which Attentive must not be given: "+
 			"leave it out of the template, or list its name under sensitive.allow if it is something else", c.index+1, phrase)
 	}
+	c.value = &structpb.Value{}
 	m.attributes = append(m.attributes, c)
 	return nil
 }
@@ -191,28 +204,22 @@ func (m *mapper) expand(row source.Row) (expanded, error) {
 
 // add adds what a row says to made, or returns why it cannot be sent.
 func (m *mapper) add(made *expanded, row source.Row) (reason identifier.Reject, bad []byte) {
-	ids, reason, bad := m.identifiers(row)
-	if reason != "" {
+	if reason, bad = m.identifiers(row); reason != "" {
 		return reason, bad
 	}
-	values, reason, bad := m.values(row)
-	if reason != "" {
+	if reason, bad = m.attribute(row); reason != "" {
 		return reason, bad
 	}
 	consent, reason, bad := m.consent(row)
 	if reason != "" {
 		return reason, bad
 	}
-	if len(values) > 0 {
-		made.profiles = append(made.profiles, &attentivev1.Profile{
-			Id:          m.id(row.Number, "attributes"),
-			Identifiers: ids,
-			Row:         row.Number,
-			Operation:   &attentivev1.Profile_Attributes{Attributes: &attentivev1.SetAttributes{Values: &structpb.Struct{Fields: values}}},
-		})
+	if len(m.values) > 0 {
+		m.set.Id, m.set.Row = m.id(row.Number, "attributes"), row.Number
+		made.profiles = append(made.profiles, m.set)
 	}
 	if consent != nil {
-		consent.Id, consent.Identifiers, consent.Row = m.id(row.Number, "consent"), ids, row.Number
+		consent.Id, consent.Identifiers, consent.Row = m.id(row.Number, "consent"), m.person, row.Number
 		made.profiles = append(made.profiles, consent)
 	}
 	if len(made.profiles) == 0 {
@@ -226,23 +233,31 @@ func (m *mapper) add(made *expanded, row source.Row) (reason identifier.Reject, 
 	return "", nil
 }
 
-// id of a profile: the same whenever the row is expanded.
+// id of a profile: the same whenever the row is expanded. It is a UUID of version 5
+// in the name space of the job.
 func (m *mapper) id(row uint64, what string) string {
-	return uuid.NewSHA1(m.job, []byte(what+"/"+strconv.FormatUint(row, 10))).String()
+	var room [64]byte
+	name := append(append(append(room[:0], m.job[:]...), what...), '/')
+	sum := sha1.Sum(strconv.AppendUint(name, row, 10)) //nolint:gosec // no secret: what version 5 is made of
+	id := uuid.UUID(sum[:16])
+	id[6] = id[6]&0x0f | 5<<4
+	id[8] = id[8]&0x3f | 0x80
+	return id.String()
 }
 
-// identifiers of a row. Only the primary one must be there and usable: of the
-// others what cannot be sent is left out.
-func (m *mapper) identifiers(row source.Row) (*attentivev1.Identifiers, identifier.Reject, []byte) {
-	ids := &attentivev1.Identifiers{}
+// identifiers takes those of a row. Only the primary one must be there and usable: of
+// the others what cannot be sent is left out.
+func (m *mapper) identifiers(row source.Row) (identifier.Reject, []byte) {
+	p := m.person
+	p.Phone, p.Email, p.ClientUserId, p.ShopifyId, p.KlaviyoId = "", "", "", "", ""
 	for _, c := range m.ids {
 		raw := row.Values[c.index].Text
-		reason := m.identify(ids, c.name, raw)
+		reason := m.identify(p, c.name, raw)
 		if reason != "" && (c.name == string(m.primary) || reason == clientUserIDTooLong) {
-			return nil, reason, raw
+			return reason, raw
 		}
 	}
-	return ids, "", nil
+	return "", nil
 }
 
 func (m *mapper) identify(ids *attentivev1.Identifiers, name string, raw []byte) identifier.Reject {
@@ -275,56 +290,77 @@ func (m *mapper) identify(ids *attentivev1.Identifiers, name string, raw []byte)
 	return ""
 }
 
-// values of the attributes that a row sets.
-func (m *mapper) values(row source.Row) (map[string]*structpb.Value, identifier.Reject, []byte) {
-	values := make(map[string]*structpb.Value, len(m.attributes))
+// attribute takes the attributes that a row sets.
+func (m *mapper) attribute(row source.Row) (identifier.Reject, []byte) {
+	clear(m.values)
 	bytes := 0
 	for _, a := range m.attributes {
 		if a.index >= len(row.Values) || row.Values[a.index].Kind == source.Empty {
 			switch {
 			case m.nulls == config.RejectNulls:
-				return nil, attributeMissing, nil
+				return attributeMissing, nil
 			case m.nulls == config.EmptyNulls && a.typ == config.String:
-				values[a.name] = structpb.NewStringValue("")
+				m.values[a.name] = text(a.value, "")
 			}
 			continue
 		}
 		raw := row.Values[a.index].Text
 		if bytes += len(a.name) + len(raw) + valueBytes; bytes > maxProfileBytes {
-			return nil, profileTooLarge, nil
+			return profileTooLarge, nil
 		}
-		text := string(raw)
-		if m.guard.Value(a.name, text) != "" {
-			return nil, sensitiveData, nil
+		value := string(raw)
+		if m.guard.Value(a.name, value) != "" {
+			return sensitiveData, nil
 		}
-		v, reason := convert(a.typ, text)
-		if reason != "" {
-			return nil, reason, raw
+		if reason := convert(a, value); reason != "" {
+			return reason, raw
 		}
-		values[a.name] = v
+		m.values[a.name] = a.value
 	}
-	return values, "", nil
+	return "", nil
 }
 
-func convert(typ config.AttributeType, text string) (*structpb.Value, identifier.Reject) {
-	if !utf8.ValidString(text) {
-		return nil, notText
+// convert makes text the value of an attribute.
+func convert(a column, value string) identifier.Reject {
+	if !utf8.ValidString(value) {
+		return notText
 	}
-	switch typ {
+	switch a.typ {
 	case config.Number:
-		n, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+		n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
 		if err != nil || math.IsNaN(n) || math.IsInf(n, 0) { // JSON has no such numbers
-			return nil, attributeType
+			return attributeType
 		}
-		return structpb.NewNumberValue(n), ""
+		number(a.value, n)
 	case config.Boolean:
-		b, ok := yesNo(text)
+		b, ok := yesNo(value)
 		if !ok {
-			return nil, attributeType
+			return attributeType
 		}
-		return structpb.NewBoolValue(b), ""
+		a.value.Kind = &structpb.Value_BoolValue{BoolValue: b}
+	default:
+		text(a.value, value)
 	}
-	return structpb.NewStringValue(text), ""
+	return ""
+}
+
+// text makes v a text, and returns it.
+func text(v *structpb.Value, s string) *structpb.Value {
+	if kind, ok := v.GetKind().(*structpb.Value_StringValue); ok {
+		kind.StringValue = s
+	} else {
+		v.Kind = &structpb.Value_StringValue{StringValue: s}
+	}
+	return v
+}
+
+// number makes v a number.
+func number(v *structpb.Value, n float64) {
+	if kind, ok := v.GetKind().(*structpb.Value_NumberValue); ok {
+		kind.NumberValue = n
+	} else {
+		v.Kind = &structpb.Value_NumberValue{NumberValue: n}
+	}
 }
 
 // consent of a row: nil when it says nothing.

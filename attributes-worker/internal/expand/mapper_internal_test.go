@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/structpb"
 
@@ -62,6 +63,7 @@ func mapAll(t *testing.T, primary config.Identifier, template config.Template, s
 			if err := contract.Validate(p); err != nil {
 				t.Errorf("row %d: %v", row.Number, err)
 			}
+			p = proto.CloneOf(p) // valid until the next row
 			p.Id = ""
 			all.Profiles = append(all.Profiles, p)
 		}
@@ -312,6 +314,9 @@ func TestMapperGuards(t *testing.T) {
 				t.Fatal(err)
 			}
 			made.profiles = slices.Clone(made.profiles)
+			for i, p := range made.profiles { // valid until the next row
+				made.profiles[i] = proto.CloneOf(p)
+			}
 			all = append(all, made)
 		}
 	}

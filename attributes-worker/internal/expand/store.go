@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -58,6 +59,14 @@ func (b *batch) fits(profiles int) bool {
 	return len(b.messages)+profiles <= batchProfiles && b.bytes < batchBytes
 }
 
+// staged is a batch that the broker has, and stores when it is committed.
+type staged struct {
+	publisher jetstreamext.BatchPublisher
+	profiles  int
+	rows      int
+	row       uint64
+}
+
 // writer stores the profiles of one job, batch by batch.
 type writer struct {
 	*Expander
@@ -66,11 +75,13 @@ type writer struct {
 	row      uint64 // the last one stored
 	sequence uint64 // of the checkpoint that says so
 	batches  int
-	room     int         // profiles that may be stored before looking again
-	trace    nats.Header // trace context of the job, for its profiles
+	room     int          // profiles that may be staged before looking again
+	underWay atomic.Int64 // profiles that are staged and not stored yet
+	trace    nats.Header  // trace context of the job, for its profiles
 	// published is when the job was, in RFC 3339: what its people wish they wish
 	// since then.
 	published string
+	envelopes map[contract.Kind]*contract.Envelope
 }
 
 // claim finds out how far an earlier attempt came, and writes a checkpoint that
@@ -80,7 +91,7 @@ func (x *Expander) claim(ctx context.Context, jobID string) (*writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the stream %s: %w", broker.StreamProfiles, err)
 	}
-	w := &writer{Expander: x, job: jobID, stream: stream, trace: nats.Header{}}
+	w := &writer{Expander: x, job: jobID, stream: stream, trace: nats.Header{}, envelopes: make(map[contract.Kind]*contract.Envelope)}
 	tracing.Inject(ctx, w.trace)
 	subject := contract.CheckpointSubject(x.Destination.ID, jobID)
 	found, err := stream.GetLastMsgForSubject(ctx, subject)
@@ -97,13 +108,14 @@ func (x *Expander) claim(ctx context.Context, jobID string) (*writer, error) {
 	w.row = at.Row
 	ack, err := x.JS.Publish(ctx, subject, found.Data, jetstream.WithExpectLastSequencePerSubject(found.Sequence))
 	if err != nil {
-		return nil, w.refused(err)
+		return nil, w.refused(w.row, err)
 	}
 	w.sequence = ack.Sequence
 	return w, nil
 }
 
-// store is the second pass. While a batch is being stored the next one is made.
+// store is the second pass. While the broker stores a batch it is sent the next
+// one, and the one after that is made.
 func (w *writer) store(ctx context.Context, r *Run, t config.Template, want source.Fingerprint) error {
 	stored := w.row              // by earlier attempts
 	batches := make(chan *batch) // closed when the last one is made
@@ -141,8 +153,24 @@ func (w *writer) store(ctx context.Context, r *Run, t config.Template, want sour
 		}
 		return handOver()
 	})
+	sent := make(chan staged) // closed when the last one is sent
 	g.Go(func() error {
+		defer close(sent)
 		for b := range batches {
+			next, err := w.stage(ctx, b)
+			if err != nil {
+				return err
+			}
+			select {
+			case sent <- next:
+			case <-ctx.Done():
+				return fault.Interruptedf("expand job %s: %w", w.job, context.Cause(ctx))
+			}
+		}
+		return nil
+	})
+	g.Go(func() error {
+		for b := range sent {
 			if err := w.commit(ctx, b); err != nil {
 				return err
 			}
@@ -156,14 +184,13 @@ func (w *writer) store(ctx context.Context, r *Run, t config.Template, want sour
 
 func (w *writer) add(b *batch, row expanded) error {
 	for _, p := range row.profiles {
-		msg, err := contract.Message(contract.ProfileSubject(w.Destination.ID, contract.KindOf(p), w.job), "", p)
+		envelope, err := w.envelope(contract.KindOf(p))
+		if err != nil {
+			return err
+		}
+		msg, err := envelope.Message(p)
 		if err != nil {
 			return fault.Permanentf(fault.InvalidProfile, "row %d: %w", row.number, err)
-		}
-		msg.Header.Del(nats.MsgIdHdr) // the checkpoint keeps profiles from being stored twice
-		maps.Copy(msg.Header, w.trace)
-		if contract.KindOf(p) != contract.Attributes {
-			msg.Header.Set(contract.HeaderJobPublished, w.published)
 		}
 		b.messages = append(b.messages, msg)
 		b.bytes += len(msg.Data)
@@ -173,11 +200,42 @@ func (w *writer) add(b *batch, row expanded) error {
 	return nil
 }
 
-// commit stores a batch and its checkpoint, all or nothing.
-func (w *writer) commit(ctx context.Context, b *batch) error {
-	if err := w.waitForRoom(ctx, len(b.messages)); err != nil {
-		return err
+// envelope returns that of the job's profiles of a kind.
+func (w *writer) envelope(k contract.Kind) (*contract.Envelope, error) {
+	if e := w.envelopes[k]; e != nil {
+		return e, nil
 	}
+	extra := maps.Clone(w.trace)
+	if k != contract.Attributes {
+		extra.Set(contract.HeaderJobPublished, w.published)
+	}
+	e, err := contract.NewEnvelope(w.Destination.ID, k, w.job, extra)
+	w.envelopes[k] = e
+	return e, err
+}
+
+// stage sends a batch to the broker, once its profiles may wait. What is staged
+// is to be committed within seconds: then the broker forgets it.
+func (w *writer) stage(ctx context.Context, b *batch) (staged, error) {
+	if err := w.waitForRoom(ctx, len(b.messages)); err != nil {
+		return staged{}, err
+	}
+	publisher, err := jetstreamext.NewBatchPublisher(w.JS)
+	if err != nil {
+		return staged{}, fmt.Errorf("begin a batch of job %s: %w", w.job, err)
+	}
+	for _, msg := range b.messages {
+		if err := publisher.AddMsg(msg); err != nil {
+			return staged{}, w.refused(b.row, err)
+		}
+	}
+	w.room -= len(b.messages)
+	w.underWay.Add(int64(len(b.messages)))
+	return staged{publisher: publisher, profiles: len(b.messages), rows: b.rows, row: b.row}, nil
+}
+
+// commit stores a batch and its checkpoint, all or nothing.
+func (w *writer) commit(ctx context.Context, b staged) error {
 	subject := contract.CheckpointSubject(w.Destination.ID, w.job)
 	data, err := json.Marshal(checkpoint{Row: b.row})
 	if err != nil {
@@ -185,24 +243,15 @@ func (w *writer) commit(ctx context.Context, b *batch) error {
 	}
 	timed, cancel := context.WithTimeoutCause(ctx, commitTimeout, fmt.Errorf("not done within %v", commitTimeout))
 	defer cancel()
-	publisher, err := jetstreamext.NewBatchPublisher(w.JS)
-	if err != nil {
-		return fmt.Errorf("begin a batch of job %s: %w", w.job, err)
-	}
-	for _, msg := range b.messages {
-		if err := publisher.AddMsg(msg); err != nil {
-			return w.refused(err)
-		}
-	}
-	ack, err := publisher.Commit(timed, subject, data, jetstreamext.WithBatchExpectLastSequencePerSubject(w.sequence))
+	ack, err := b.publisher.Commit(timed, subject, data, jetstreamext.WithBatchExpectLastSequencePerSubject(w.sequence))
 	if err != nil {
 		if timed.Err() != nil {
 			err = context.Cause(timed)
 		}
-		return w.refused(err)
+		return w.refused(b.row, err)
 	}
 	w.sequence, w.row = ack.Sequence, b.row
-	w.room -= len(b.messages)
+	w.underWay.Add(int64(-b.profiles))
 	w.Metrics.Rows(contract.Expand, w.Destination.ID, metrics.Sent).Add(float64(b.rows))
 	if w.batches++; w.batches%keepEvery != 0 {
 		return nil
@@ -213,13 +262,14 @@ func (w *writer) commit(ctx context.Context, b *batch) error {
 	return nil
 }
 
-// refused says what an error of the broker means. After any of them the
-// checkpoint in the stream tells whether the batch was stored.
-func (w *writer) refused(err error) error {
+// refused says what an error of the broker means that came when profiles up to the
+// row were stored. After any of them the checkpoint in the stream tells whether they
+// are.
+func (w *writer) refused(row uint64, err error) error {
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
-		return fault.Interruptedf("store profiles of job %s after row %d: somebody else expands it: %w", w.job, w.row, err)
+		return fault.Interruptedf("store profiles of job %s up to row %d: somebody else expands it: %w", w.job, row, err)
 	}
-	err = fmt.Errorf("store profiles of job %s after row %d in %s: %w", w.job, w.row, broker.StreamProfiles, broker.Explain(err))
+	err = fmt.Errorf("store profiles of job %s up to row %d in %s: %w", w.job, row, broker.StreamProfiles, broker.Explain(err))
 	if errors.Is(err, broker.ErrFull) {
 		return fault.Blockedf(fault.ScopeDestination, fault.StorageFull, "%w", err)
 	}
@@ -233,10 +283,13 @@ func (w *writer) waitForRoom(ctx context.Context, n int) error {
 		ahead = defaultAhead
 	}
 	for w.room < n {
+		// In this order one that is stored meanwhile counts twice rather than never.
+		underWay := int(w.underWay.Load())
 		waiting, err := w.waiting(ctx)
 		if err != nil {
 			return err
 		}
+		waiting += underWay
 		if w.room = max(ahead, batchProfiles) - waiting; w.room >= n {
 			return nil
 		}

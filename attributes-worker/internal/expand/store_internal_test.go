@@ -35,6 +35,16 @@ func testExpander(js jetstream.JetStream) *Expander {
 	}
 }
 
+// put stores a batch.
+func put(t *testing.T, w *writer, b *batch) error {
+	t.Helper()
+	sent, err := w.stage(t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w.commit(t.Context(), sent)
+}
+
 // Of two expanders of one job, the one that claimed last is the only one whose
 // batches are stored, also after it has removed its checkpoints.
 func TestAStaleExpanderStoresNothing(t *testing.T) {
@@ -58,21 +68,21 @@ func TestAStaleExpanderStoresNothing(t *testing.T) {
 	}
 	refuse := func(what string, w *writer) {
 		t.Helper()
-		if err := w.commit(t.Context(), rows(9)); fault.ClassOf(err) != fault.Interrupted {
+		if err := put(t, w, rows(9)); fault.ClassOf(err) != fault.Interrupted {
 			t.Errorf("%s: commit = %v, want it refused and the work interrupted", what, err)
 		}
 	}
 	stale, fresh := claim(0), claim(0)
 	refuse("claimed by another before the first batch", stale)
 	for last := range uint64(3) {
-		if err := fresh.commit(t.Context(), rows(last+1)); err != nil {
+		if err := put(t, fresh, rows(last+1)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	refuse("claimed by another that has stored", stale)
 	third := claim(3)
 	refuse("claimed by a third", fresh)
-	if err := third.commit(t.Context(), rows(4)); err != nil {
+	if err := put(t, third, rows(4)); err != nil {
 		t.Fatal(err)
 	}
 	if err := x.forget(t.Context(), job); err != nil {
@@ -101,7 +111,7 @@ func TestCheckpointsDoNotPileUp(t *testing.T) {
 	}
 	for last := range uint64(2 * keepEvery) {
 		b := &batch{row: last + 1, messages: []*nats.Msg{{Subject: contract.ProfileSubject("acme", contract.Attributes, "job")}}}
-		if err := w.commit(t.Context(), b); err != nil {
+		if err := put(t, w, b); err != nil {
 			t.Fatal(err)
 		}
 	}
