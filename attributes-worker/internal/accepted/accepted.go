@@ -25,6 +25,7 @@ import (
 	"hash"
 	"iter"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -55,7 +56,9 @@ const overhead = 256
 
 // Batch is what is remembered of one.
 type Batch struct {
-	// Job is what the API calls it.
+	// Entry is what it is called here: see Name.
+	Entry string
+	// Job is what the API calls it. Two may have the same one.
 	Job      string
 	Accepted time.Time
 	// Keys stand for the subscribers.
@@ -113,9 +116,10 @@ type message struct {
 	Size     int         `json:"size"`
 }
 
-// name is the key of a batch's entry: ids are somebody else's, and may hold anything.
-func (s *Store) name(job string) string {
-	sum := sha256.Sum256([]byte(job))
+// Name returns the key of the entry of a batch that was accepted then: what the API
+// calls a job is its business, may hold anything, and may come a second time.
+func (s *Store) Name(job string, accepted time.Time) string {
+	sum := sha256.Sum256(strconv.AppendInt([]byte(job+"\n"), accepted.UnixNano(), 10))
 	return s.destination + "." + hex.EncodeToString(sum[:16])
 }
 
@@ -135,18 +139,14 @@ func (s *Store) Put(ctx context.Context, b Batch) error {
 	if err != nil {
 		return fmt.Errorf("entry of batch %s: %w", b.Job, err)
 	}
-	if _, err := s.kv.Put(ctx, s.name(b.Job), slices.Concat(entry, []byte("\n"), payloads)); err != nil {
+	if _, err := s.kv.Put(ctx, b.Entry, slices.Concat(entry, []byte("\n"), payloads)); err != nil {
 		return fmt.Errorf("remember batch %s in %s: %w", b.Job, s.kv.Bucket(), err)
 	}
 	return nil
 }
 
 // Get returns a batch that is remembered; found is false when it is not.
-func (s *Store) Get(ctx context.Context, job string) (b Batch, found bool, err error) {
-	return s.get(ctx, s.name(job))
-}
-
-func (s *Store) get(ctx context.Context, name string) (b Batch, found bool, err error) {
+func (s *Store) Get(ctx context.Context, name string) (b Batch, found bool, err error) {
 	entry, err := s.kv.Get(ctx, name)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return b, false, nil
@@ -158,6 +158,7 @@ func (s *Store) get(ctx context.Context, name string) (b Batch, found bool, err 
 	if err != nil {
 		return b, false, fmt.Errorf("read %s from %s: %w", name, s.kv.Bucket(), err)
 	}
+	b.Entry = name
 	return b, true, nil
 }
 
@@ -196,14 +197,14 @@ func decode(entry []byte) (Batch, error) {
 const markTTL = time.Minute
 
 // Remove forgets a batch.
-func (s *Store) Remove(ctx context.Context, job string) error {
-	if err := s.kv.Purge(ctx, s.name(job), jetstream.PurgeTTL(markTTL)); err != nil {
-		return fmt.Errorf("forget batch %s in %s: %w", job, s.kv.Bucket(), err)
+func (s *Store) Remove(ctx context.Context, name string) error {
+	if err := s.kv.Purge(ctx, name, jetstream.PurgeTTL(markTTL)); err != nil {
+		return fmt.Errorf("forget batch %s in %s: %w", name, s.kv.Bucket(), err)
 	}
 	return nil
 }
 
-// Others yields the batches that are remembered beside the known ones, of which
+// Others yields the batches that are remembered beside the known entries, of which
 // nothing is read, without their rows. An entry that cannot be read is an error, and
 // does not end the list.
 func (s *Store) Others(ctx context.Context, known []string) iter.Seq2[Batch, error] {
@@ -213,15 +214,11 @@ func (s *Store) Others(ctx context.Context, known []string) iter.Seq2[Batch, err
 			yield(Batch{}, err)
 			return
 		}
-		skip := make(map[string]bool, len(known))
-		for _, job := range known {
-			skip[s.name(job)] = true
-		}
 		for _, name := range names {
-			if skip[name] {
+			if slices.Contains(known, name) {
 				continue
 			}
-			b, found, err := s.get(ctx, name)
+			b, found, err := s.Get(ctx, name)
 			if err == nil && !found {
 				continue
 			}

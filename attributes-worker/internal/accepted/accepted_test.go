@@ -49,8 +49,10 @@ func TestABatchIsRememberedUntilItIsRemoved(t *testing.T) {
 	t.Parallel()
 	s, _ := store(t)
 	ctx := t.Context()
+	const job = "job/with *.> anything"
+	now := time.Now().UTC()
 	kept := Batch{
-		Job: "job/with *.> anything", Accepted: time.Now().UTC(), Keys: []batch.Key{1, 1 << 63},
+		Entry: s.Name(job, now), Job: job, Accepted: now, Keys: []batch.Key{1, 1 << 63},
 		Rows: [][]*queue.Message{
 			{received(t, 1, []byte("one\nline")), received(t, 2, nil)},
 			{received(t, 3, bytes.Repeat([]byte{0, '\n'}, 1000))},
@@ -61,12 +63,12 @@ func TestABatchIsRememberedUntilItIsRemoved(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, found, err := s.Get(ctx, kept.Job)
+	got, found, err := s.Get(ctx, kept.Entry)
 	if diff := cmp.Diff(kept, got, compared()); err != nil || !found || diff != "" {
 		t.Errorf("found %t, %v (-put +got):\n%s", found, err, diff)
 	}
 	other := New(s.kv, "other", s.secret)
-	if err := other.Put(ctx, Batch{Job: "another's"}); err != nil {
+	if err := other.Put(ctx, Batch{Entry: other.Name("another's", now), Job: "another's"}); err != nil {
 		t.Fatal(err)
 	}
 	listed := func(known ...string) (jobs []string) {
@@ -81,22 +83,34 @@ func TestABatchIsRememberedUntilItIsRemoved(t *testing.T) {
 	if diff := cmp.Diff([]string{kept.Job}, listed()); diff != "" {
 		t.Errorf("remembered (-want +got):\n%s", diff)
 	}
-	if jobs := listed(kept.Job); jobs != nil {
+	if jobs := listed(kept.Entry); jobs != nil {
 		t.Errorf("%v are not known", jobs)
 	}
-	if _, err := s.kv.PutString(ctx, s.name("known"), "nothing to be read"); err != nil {
+	// The API may give the id of a batch to another one.
+	again := Batch{Entry: s.Name(job, now.Add(1)), Job: job, Accepted: now.Add(1)}
+	if err := s.Put(ctx, again); err != nil {
 		t.Fatal(err)
 	}
-	if jobs := listed(kept.Job, "known"); jobs != nil {
+	if jobs := listed(kept.Entry); len(jobs) != 1 {
+		t.Errorf("%v are not known, want the second of the name", jobs)
+	}
+	if err := s.Remove(ctx, again.Entry); err != nil {
+		t.Fatal(err)
+	}
+	known := s.Name("known", now)
+	if _, err := s.kv.PutString(ctx, known, "nothing to be read"); err != nil {
+		t.Fatal(err)
+	}
+	if jobs := listed(kept.Entry, known); jobs != nil {
 		t.Errorf("%v are not known", jobs)
 	}
-	if err := s.Remove(ctx, "known"); err != nil {
+	if err := s.Remove(ctx, known); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Remove(ctx, kept.Job); err != nil {
+	if err := s.Remove(ctx, kept.Entry); err != nil {
 		t.Fatal(err)
 	}
-	if _, found, err := s.Get(ctx, kept.Job); found || err != nil {
+	if _, found, err := s.Get(ctx, kept.Entry); found || err != nil {
 		t.Errorf("found %t, %v after it was removed", found, err)
 	}
 	if jobs := listed(); jobs != nil {
@@ -108,7 +122,7 @@ func TestABatchIsRememberedUntilItIsRemoved(t *testing.T) {
 func TestTheLargestBatchFits(t *testing.T) {
 	t.Parallel()
 	s, conn := store(t)
-	b := Batch{Job: "large", Rows: [][]*queue.Message{{}}}
+	b := Batch{Entry: s.Name("large", time.Now()), Job: "large", Rows: [][]*queue.Message{{}}}
 	for size := 0; ; {
 		m := received(t, 1<<62, bytes.Repeat([]byte{0xff}, 100))
 		if size += Size(m); size > MaxMessages {
@@ -117,7 +131,7 @@ func TestTheLargestBatchFits(t *testing.T) {
 		b.Rows[0] = append(b.Rows[0], m)
 		b.Keys = append(b.Keys, 1<<64-1, 1<<64-1)
 	}
-	one := Batch{Job: "one", Rows: [][]*queue.Message{{received(t, 1<<62, make([]byte, contract.MaxMessageBytes))}}}
+	one := Batch{Entry: s.Name("one", time.Now()), Job: "one", Rows: [][]*queue.Message{{received(t, 1<<62, make([]byte, contract.MaxMessageBytes))}}}
 	for _, b := range []Batch{b, one} {
 		if err := s.Put(t.Context(), b); err != nil {
 			t.Errorf("%d messages: %v; the broker takes %d bytes", len(b.Rows[0]), err, conn.NC.MaxPayload())

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"maps"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"time"
 
@@ -54,13 +53,14 @@ type batches struct {
 	asks     *attentive.Client // through the limiter of status
 
 	mu   sync.Mutex // guards what follows
-	open map[string]*open
+	open map[*batch.Job]*open
 }
 
 // open is a batch that was accepted and is not completed.
 type open struct {
 	*batch.Job
-	keys []batch.Key
+	entry string // of the store
+	keys  []batch.Key
 	// settled is when a call without an answer, made before the batch was accepted,
 	// may no longer have an effect.
 	settled time.Time
@@ -75,7 +75,7 @@ type open struct {
 func (d *Dispatcher) newBatches() *batches {
 	b := &batches{
 		Dispatcher: d, settings: d.Destination.Attributes.Bulk, jobs: batch.NewJobs(),
-		status: d.Account.endpoints[metrics.BulkStatus], open: make(map[string]*open),
+		status: d.Account.endpoints[metrics.BulkStatus], open: make(map[*batch.Job]*open),
 	}
 	b.packer = batch.New[*Profile](batch.Limits{
 		Rows: attentive.MaxBulkRecords, Bytes: accepted.MaxMessages, FillWait: b.settings.FillWait, Held: mostHeld,
@@ -382,7 +382,8 @@ func (b *batches) giveUpRows(ctx context.Context, p *Profile, fate *fault.Error)
 // older one cannot come back alone.
 func (b *batches) acknowledgeRows(ctx context.Context, p *Profile) {
 	keys := batch.Keys(p.batch)
-	o := &open{Job: b.jobs.New(p.accepted, time.Now()), keys: keys, ours: true}
+	now := time.Now()
+	o := &open{Job: b.jobs.New(p.accepted, now), entry: b.Batches.Name(p.accepted, now), keys: keys, ours: true}
 	if !p.unsettled.IsZero() {
 		o.settled = p.unsettled.Add(b.Account.timeout)
 	}
@@ -435,7 +436,7 @@ func (b *batches) finish(ctx context.Context, u *update) bool {
 // remember stores that a batch was accepted. It tries until it is stored, and for
 // a grace once ctx has ended.
 func (b *batches) remember(ctx context.Context, p *Profile, o *open) bool {
-	entry := accepted.Batch{Job: o.ID, Accepted: o.Accepted, Keys: o.keys}
+	entry := accepted.Batch{Entry: o.entry, Job: o.ID, Accepted: o.Accepted, Keys: o.keys}
 	if b.settings.Confirm {
 		for _, r := range p.batch {
 			var messages []*queue.Message
@@ -473,23 +474,22 @@ func (b *batches) ask(ctx context.Context, do func(context.Context) error) error
 	return nil
 }
 
-// know notes a batch, and reports whether it was not known.
-func (b *batches) know(o *open) bool {
+// know notes a batch.
+func (b *batches) know(o *open) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.open[o.ID] != nil {
-		return false
-	}
-	b.open[o.ID] = o
+	b.open[o.Job] = o
 	b.Metrics.BatchesOpen(b.Destination.ID).Set(float64(len(b.open)))
-	return true
 }
 
-// known returns the batches that are known.
-func (b *batches) known() []string {
+// known returns the entries of the batches that are known.
+func (b *batches) known() (entries []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return slices.Collect(maps.Keys(b.open))
+	for _, o := range b.open {
+		entries = append(entries, o.entry)
+	}
+	return entries
 }
 
 // recallEvery is how often it is looked for batches that an earlier owner has
@@ -519,11 +519,10 @@ func (b *batches) recallOnce(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		o := &open{Job: b.jobs.New(entry.Job, entry.Accepted), keys: entry.Keys}
-		if b.know(o) {
-			b.packer.HoldKeys(o.Job, o.keys)
-			b.jobs.Add(o.Job)
-		}
+		o := &open{Job: b.jobs.New(entry.Job, entry.Accepted), entry: entry.Entry, keys: entry.Keys}
+		b.know(o)
+		b.packer.HoldKeys(o.Job, o.keys)
+		b.jobs.Add(o.Job)
 	}
 	return nil
 }

@@ -135,6 +135,37 @@ func TestABatchHoldsItsSubscribers(t *testing.T) {
 	r.has(phone(1), "a", "4")
 }
 
+// What the API calls its jobs is its business: two of one name are two.
+func TestTwoBatchesOfOneName(t *testing.T) {
+	t.Parallel()
+	r := newBulkRig(t, "{fill_wait: 10ms}", api.BulkPolicy{})
+	var asked atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		answer := `{"batchJobId": "the same"}`
+		if q.Method == http.MethodGet {
+			answer = `{"status": "IN_PROGRESS"}`
+			if asked.Add(1) > 2 { // both are open meanwhile
+				answer = `{"status": "COMPLETED"}`
+			}
+		} else {
+			w.WriteHeader(http.StatusAccepted)
+		}
+		_, _ = w.Write([]byte(answer))
+	}))
+	t.Cleanup(server.Close)
+	r.apiURL = server.URL
+	for n := range 300 {
+		r.publish(update(byPhone(phone(n)), map[string]any{"n": n}))
+	}
+	run := r.start()
+	r.settled()
+	r.noLetters()
+	accepted, completed := value(run.metrics.Batches(r.destination, metrics.BatchAccepted)), value(run.metrics.Batches(r.destination, metrics.BatchCompleted))
+	if accepted < 2 || completed != accepted {
+		t.Errorf("%v batches accepted, %v completed", accepted, completed)
+	}
+}
+
 // batches returns the calls of the bulk endpoint.
 func (r *rig) batches() (calls []api.Arrival) {
 	for _, a := range r.sandbox.API().Arrivals() {

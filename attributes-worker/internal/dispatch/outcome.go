@@ -41,7 +41,7 @@ func (b *batches) follow(ctx context.Context) {
 					return
 				}
 				b.mu.Lock()
-				o := b.open[job.ID]
+				o := b.open[job]
 				b.mu.Unlock()
 				if !b.ended(ctx, o) {
 					b.jobs.Again(job)
@@ -126,7 +126,7 @@ func (b *batches) unapplied(ctx context.Context, o *open, outcome metrics.BatchO
 // entry reads what is kept of a batch.
 func (b *batches) entry(ctx context.Context, o *open) (entry accepted.Batch, err error) {
 	err = b.ask(ctx, func(ctx context.Context) (err error) {
-		entry, _, err = b.Batches.Get(ctx, o.ID)
+		entry, _, err = b.Batches.Get(ctx, o.entry)
 		return err
 	})
 	if err != nil && ctx.Err() == nil {
@@ -225,7 +225,7 @@ func read(messages []*queue.Message) (r row, err error) {
 // forgotten is found by the next owner, and asked after once more.
 func (b *batches) close(ctx context.Context, o *open, outcome metrics.BatchOutcome) bool {
 	b.Metrics.Batches(b.Destination.ID, outcome).Inc()
-	err := b.ask(context.WithoutCancel(ctx), func(ctx context.Context) error { return b.Batches.Remove(ctx, o.ID) })
+	err := b.ask(context.WithoutCancel(ctx), func(ctx context.Context) error { return b.Batches.Remove(ctx, o.entry) })
 	if err != nil {
 		b.Log.Warn("forget a batch that has ended: it is asked after once more by the next owner", "destination", b.Destination.ID,
 			"batch", o.ID, "err", err)
@@ -234,7 +234,7 @@ func (b *batches) close(ctx context.Context, o *open, outcome metrics.BatchOutco
 	b.jobs.Done(o.Job)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.open, o.ID)
+	delete(b.open, o.Job)
 	b.Metrics.BatchesOpen(b.Destination.ID).Set(float64(len(b.open)))
 	return true
 }
