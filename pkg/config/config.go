@@ -47,6 +47,9 @@ type Config struct {
 	S3 S3
 	// Dedup is the room for telling the people of segments apart.
 	Dedup Dedup
+	// HeldMegabytes bounds the messages that a worker takes from the broker at a
+	// time, in megabytes of 1,048,576 bytes. Default 32, from 1 to 65536.
+	HeldMegabytes int
 	// Lease is how long an account stays with an owner that does not renew.
 	// Default 15 s, from 2 s to 60 s.
 	Lease time.Duration

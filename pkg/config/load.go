@@ -125,6 +125,7 @@ func (r *reader) config(v value) *Config {
 		SourceLimits:   get(m, "source_limits", mostOfSources, readSourceLimits),
 		S3:             get(m, "s3", defaultS3, readS3),
 		Dedup:          get(m, "dedup", defaultDedup, readDedup),
+		HeldMegabytes:  get(m, "held_megabytes", 32, whole(1, 64<<10)),
 		Lease:          get(m, "lease", 15*time.Second, duration(2*time.Second, time.Minute)),
 		Retention:      get(m, "retention", defaultRetention, readRetention),
 	}

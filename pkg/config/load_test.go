@@ -155,8 +155,8 @@ func TestLoadFull(t *testing.T) {
 		Broker: broker, OpsAddress: ":9000", SourcePrefixes: []string{"file:///srv/audiences/"},
 		SourceLimits: config.SourceLimits{Rows: 40_000_000, Megabytes: 4096},
 		Retention:    config.Retention{Audiences: 72 * time.Hour, Rejects: 14 * 24 * time.Hour, Ledger: 60 * 24 * time.Hour, Actions: 730 * 24 * time.Hour},
-		Dedup:        config.Dedup{Megabytes: 512, DiskMegabytes: 4096},
-		S3:           config.S3{Endpoint: "https://s3.example.com", Region: "eu-central-1"}, Lease: 30 * time.Second,
+		Dedup:        config.Dedup{Megabytes: 512, DiskMegabytes: 4096}, HeldMegabytes: 128,
+		S3: config.S3{Endpoint: "https://s3.example.com", Region: "eu-central-1"}, Lease: 30 * time.Second,
 		Credentials: got.Credentials, Destinations: got.Destinations,
 	}
 	if diff := cmp.Diff(rest, *got, compared()); diff != "" {

@@ -84,7 +84,10 @@ type Parts struct {
 	// Quarantine is that of the process. Without one, messages that kill their
 	// worker are not looked for.
 	Quarantine *queue.Quarantine
-	Metrics    *metrics.Metrics
+	// Budget bounds the bytes of what is taken from all queues of the process.
+	// Without one only the number of messages is bounded.
+	Budget  *queue.Budget
+	Metrics *metrics.Metrics
 	// Tracer may be nil: then nothing is traced.
 	Tracer *tracing.Tracer
 	Log    *slog.Logger
@@ -111,7 +114,7 @@ type Runner[J Message] struct {
 func (r *Runner[J]) Run(ctx context.Context, tenure *owner.Tenure) error {
 	held := make(chan *queue.Message, slots)
 	consumer := queue.New(r.Conn, queue.Config{
-		Kind: r.Kind, Destination: r.Destination, Slots: slots, Tenure: tenure, Quarantine: r.Quarantine,
+		Kind: r.Kind, Destination: r.Destination, Slots: slots, Tenure: tenure, Quarantine: r.Quarantine, Budget: r.Budget,
 	}, r.Log)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {

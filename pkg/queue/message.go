@@ -39,6 +39,8 @@ type Message struct {
 	// reply acknowledges the newest delivery. It is empty from the loss of the
 	// session until the broker has delivered the message again.
 	reply string
+	// bytes is what the message takes of the budget.
+	bytes int
 	// waiting counts the Acks under way.
 	waiting int
 	// changed is closed at the next change, if anyone waits for it.
@@ -183,6 +185,9 @@ func (c *Consumer) settle(m *Message) {
 		c.held--
 		hint(c.ready)
 	case queued, settled:
+	}
+	if m.state != settled {
+		c.letGo(m)
 	}
 	m.state = settled
 	m.notify()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -12,7 +13,7 @@ import (
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/queue"
 	"attentive.internal/pkg/queuetest"
-	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go"
 )
 
 const modelSlots = 16
@@ -20,6 +21,11 @@ const modelSlots = 16
 // model knows what a correct consumer may do next.
 type model struct {
 	t *testing.T
+	// budget bounds the bytes that are held; nil: nothing does. No message has more
+	// than most.
+	budget *queue.Budget
+	limit  int
+	most   int
 
 	mu     sync.Mutex
 	run    int             // number of the Run
@@ -56,6 +62,9 @@ func (o *model) handOver(m *queue.Message) {
 	o.done[string(m.Data)] = true
 	o.handed++
 	o.held++
+	if o.budget != nil && o.budget.Used() > o.limit {
+		o.t.Errorf("run %d: %d bytes are held, want at most %d", o.run, o.budget.Used(), o.limit)
+	}
 	if o.held > modelSlots {
 		o.t.Errorf("run %d: %d messages are held, want at most %d", o.run, o.held, modelSlots)
 	}
@@ -90,7 +99,9 @@ func (o *model) tenure(c *broker.Conn, seed uint64) *tenure {
 		var hands sync.WaitGroup
 		defer hands.Wait()
 		random := rand.New(rand.NewPCG(seed, 2)) // used by one call at a time
-		consumer := queue.New(c, queue.Config{Kind: kind, Destination: destination, Slots: modelSlots}, discard())
+		consumer := queue.New(c, queue.Config{
+			Kind: kind, Destination: destination, Slots: modelSlots, Budget: o.budget,
+		}, discard())
 		err := consumer.Run(ctx, func(ctx context.Context, m *queue.Message) {
 			o.handOver(m)
 			delay := time.Duration(random.IntN(3000)) * time.Microsecond
@@ -127,11 +138,22 @@ func (tn *tenure) end() {
 // publishUntilStored stores each message, whatever happens to the broker.
 func publishUntilStored(t *testing.T, c *broker.Conn, first, last int) {
 	t.Helper()
-	for i := first; i <= last; i++ {
-		id := jetstream.WithMsgID(strconv.Itoa(i))
+	publishPadded(t, c, [2]int{first, last}, 0)
+}
+
+// publishPadded is publishUntilStored for messages of up to most bytes.
+func publishPadded(t *testing.T, c *broker.Conn, numbers [2]int, most int) {
+	t.Helper()
+	random := rand.New(rand.NewPCG(uint64(numbers[0]), 3))
+	for i := numbers[0]; i <= numbers[1]; i++ {
+		m := &nats.Msg{Subject: subject, Data: []byte(strconv.Itoa(i)), Header: nats.Header{}}
+		m.Header.Set(nats.MsgIdHdr, strconv.Itoa(i))
+		if most > 0 {
+			m.Header.Set("Padding", strings.Repeat("x", random.IntN(1+random.IntN(most)))) // most are small
+		}
 		for {
 			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-			_, err := c.JS.Publish(ctx, subject, []byte(strconv.Itoa(i)), id)
+			_, err := c.JS.PublishMsg(ctx, m)
 			cancel()
 			if err == nil {
 				break
@@ -151,28 +173,40 @@ func TestRandomHistories(t *testing.T) {
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			t.Parallel()
-			history(t, seed)
+			history(t, seed, &model{t: t})
 		})
 	}
 }
 
-func history(t *testing.T, seed uint64) {
+// The same within a budget of bytes that some messages do not fit into, and that is all
+// there again in the end.
+func TestRandomHistoriesWithinABudget(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(3) {
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			t.Parallel()
+			const budget, most = 16 << 10, 20 << 10
+			history(t, seed, &model{t: t, budget: queue.NewBudget(budget), most: most, limit: budget + 2*budget/8 + most + 1<<10})
+		})
+	}
+}
+
+func history(t *testing.T, seed uint64, o *model) {
 	const steps, perStep = 25, 40
 	random := rand.New(rand.NewPCG(seed, 1))
 	s := queuetest.Start(t)
 	p := queuetest.StartProxy(t, s.URL)
 	publisher := s.Conn(t)
 	c := queuetest.Connect(t, p.URL)
-	o := &model{t: t, seen: make(map[uint64]int), acked: make(map[uint64]bool), done: make(map[string]bool)}
+	o.seen, o.acked, o.done = make(map[uint64]int), make(map[uint64]bool), make(map[string]bool)
 	tn := o.tenure(c, random.Uint64())
 
 	published := 0
 	for step := range steps {
 		var stored sync.WaitGroup
-		first := published + 1
+		numbers := [2]int{published + 1, published + perStep}
 		published += perStep
-		last := published
-		stored.Go(func() { publishUntilStored(t, publisher, first, last) })
+		stored.Go(func() { publishPadded(t, publisher, numbers, o.most) })
 		switch fault := random.IntN(8); fault {
 		case 0:
 			s.Restart()
@@ -205,6 +239,9 @@ func history(t *testing.T, seed uint64) {
 		return err == nil && stream.CachedInfo().State.Msgs == 0
 	})
 	tn.end()
+	if o.budget != nil && o.budget.Used() != 0 {
+		t.Errorf("%d bytes are held when nobody holds anything", o.budget.Used())
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.done) != published {

@@ -6,7 +6,8 @@
 //   - Messages are handed over one after the other in stream order, each once,
 //     whatever happens to the connection, the server or the consumer.
 //   - Never more than [Config.Slots] are held: handed over and not yet
-//     confirmed. The broker keeps the rest.
+//     confirmed, and no more of their bytes than a [Budget] allows that all
+//     consumers of a process share. The broker keeps the rest.
 //   - [Message.Ack] returns nil only when the broker has let the message go.
 //   - What is not acknowledged is handed over again by the next Run, of this
 //     process or another.
@@ -96,6 +97,9 @@ type Config struct {
 	// Quarantine is shared with all consumers of the process. Without one,
 	// messages that kill their worker are not looked for.
 	Quarantine *Quarantine
+	// Budget bounds the bytes of the messages held. It is shared with all consumers
+	// of the process. Without one only Slots bounds them.
+	Budget *Budget
 }
 
 // tenure is what is asked of an [owner.Tenure]. Tests have owners die without
@@ -119,6 +123,7 @@ type Consumer struct {
 
 	ready chan struct{} // a hint: a message waits, or a slot came free
 	loose chan struct{} // a hint: a finished message waits for its confirmation
+	room  chan struct{} // a hint: the budget has room again
 
 	mu      sync.Mutex // guards the rest, and what Message says it guards
 	started bool
@@ -136,6 +141,10 @@ type Consumer struct {
 	queue []*Message
 	// held counts the messages held, finished and orphaned.
 	held int
+	// bytes counts those of the messages that are not settled, while there is a
+	// budget, and hungry is true when no more may be asked for because of it.
+	bytes  int
+	hungry bool
 	// session is the latest one.
 	session *session
 	// suspicion is set by the first session that opens.
@@ -166,6 +175,7 @@ func New(conn *broker.Conn, cfg Config, log *slog.Logger) *Consumer {
 		log:   log.With("stream", broker.StreamOf(cfg.Kind), "consumer", broker.ConsumerName(cfg.Kind, cfg.Destination)),
 		ready: make(chan struct{}, 1),
 		loose: make(chan struct{}, 1),
+		room:  make(chan struct{}, 1),
 		known: make(map[uint64]*Message),
 	}
 }
@@ -219,6 +229,11 @@ func (c *Consumer) stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stopped = true
+	if b := c.cfg.Budget; b != nil {
+		b.leave(c)
+		b.give(c.bytes)
+		c.bytes = 0
+	}
 	for _, m := range c.known {
 		m.notify()
 	}

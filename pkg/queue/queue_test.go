@@ -1,6 +1,7 @@
 package queue_test
 
 import (
+	stdcmp "cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,7 +86,7 @@ func start(t *testing.T, c *broker.Conn, slots int) *worker {
 // startWith runs a consumer with what else cfg says.
 func startWith(t *testing.T, c *broker.Conn, cfg queue.Config) *worker {
 	t.Helper()
-	cfg.Kind, cfg.Destination = kind, destination
+	cfg.Kind, cfg.Destination = stdcmp.Or(cfg.Kind, kind), stdcmp.Or(cfg.Destination, destination)
 	ctx, cancel := context.WithCancel(t.Context())
 	w := &worker{
 		t:        t,

@@ -40,13 +40,36 @@ func (c *Consumer) receive(s *session, msg *nats.Msg) {
 		return
 	}
 	s.next++
-	s.outstanding--
+	s.arrived(msg, meta)
 	s.heard = time.Now()
 	s.delivered = s.heard
 	c.admit(msg, meta)
-	n := s.refill()
+	s.account(c.cfg.Budget)
+	o := c.refill(s)
 	c.mu.Unlock()
-	s.request(n)
+	s.request(o)
+}
+
+// arrived counts a delivery; the lock is held.
+func (s *session) arrived(msg *nats.Msg, meta *nats.MsgMetadata) {
+	s.outstanding--
+	s.bytes -= msg.Size()
+	s.tooLarge = false
+	if meta.Sequence.Stream >= s.again {
+		s.again = 0
+	}
+}
+
+// account draws the conclusion of what is left of the requests; the lock is held.
+// The broker does not tell of a request that has no byte left, and counts the bytes
+// of a subject that it has mapped for us in another way.
+func (s *session) account(b *Budget) {
+	if b != nil && s.bytes <= 0 {
+		s.outstanding = min(s.outstanding, 0)
+	}
+	if s.outstanding <= 0 {
+		s.bytes = 0
+	}
 }
 
 // status obeys the broker's word on a pull request.
@@ -54,39 +77,34 @@ func (c *Consumer) status(s *session, h nats.Header) {
 	status, description := h.Get("Status"), h.Get("Description")
 	c.mu.Lock()
 	s.heard = time.Now()
-	n := 0
-	// A request that is over says how many messages it did not get.
+	var o order
+	// A request that is over says how many messages and bytes it did not get.
 	left, err := strconv.Atoi(h.Get("Nats-Pending-Messages"))
+	bytes, _ := strconv.Atoi(h.Get("Nats-Pending-Bytes")) // none: the request was for messages only
+	tooLarge := strings.EqualFold(description, "Message Size Exceeds MaxBytes")
 	switch {
 	case status == "100": // a heartbeat
-	case status == "408" && err == nil, strings.EqualFold(description, "Batch Completed") && err == nil:
+	case err == nil && (status == "408" || tooLarge || strings.EqualFold(description, "Batch Completed")):
 		s.outstanding -= left
-		n = s.refill()
+		s.bytes -= bytes
+		s.tooLarge = s.tooLarge || tooLarge && c.cfg.Budget != nil && bytes >= c.cfg.Budget.part
+		s.account(c.cfg.Budget)
+		o = c.refill(s)
 	default:
 		c.mu.Unlock()
 		s.fail(fmt.Errorf("broker refuses to deliver: %s %s", status, description))
 		return
 	}
 	c.mu.Unlock()
-	s.request(n)
+	s.request(o)
 }
 
-// refill returns how many messages to ask for, or 0; the lock is held.
-func (s *session) refill() int {
-	if s.over || s.outstanding > s.batch/2 {
-		return 0
-	}
-	n := s.batch - max(s.outstanding, 0)
-	s.outstanding = s.batch
-	return n
-}
-
-// request asks for n messages.
-func (s *session) request(n int) {
-	if n == 0 {
+// request asks for messages.
+func (s *session) request(o order) {
+	if o.messages == 0 {
 		return
 	}
-	if err := s.pull(n); err != nil {
+	if err := s.pull(o); err != nil {
 		s.fail(fmt.Errorf("pull: %w", err))
 	}
 }
@@ -112,10 +130,13 @@ func (c *Consumer) admit(msg *nats.Msg, meta *nats.MsgMetadata) {
 		// All up to the newest were handed over, and this one is not known any
 		// more: its ack was confirmed, and forgotten by the broker since.
 		m.state = finished
+		m.Data, m.Header = nil, nil
 		c.held++
 		hint(c.loose)
 		return
 	}
+	m.bytes = msg.Size()
+	c.hold(m)
 	c.queue = append(c.queue, m)
 	hint(c.ready)
 }

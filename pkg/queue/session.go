@@ -48,7 +48,7 @@ type session struct {
 	stream jetstream.Stream
 	inbox  string
 	batch  int
-	pull   func(n int) error
+	pull   func(order) error
 	fail   context.CancelCauseFunc
 	// valid ends when the deliveries of the session become void. It outlasts
 	// Run, whose messages may be acknowledged later. A field because it is the
@@ -60,6 +60,9 @@ type session struct {
 	over        bool      // nothing more is received
 	next        uint64    // number of the delivery that must come next
 	outstanding int       // messages asked for and not received yet
+	bytes       int       // that these may have, if there is a budget
+	tooLarge    bool      // the next message has more bytes than may be asked for at a time
+	again       uint64    // up to where messages that are held are delivered again; or zero
 	heard       time.Time // when anything arrived last
 	delivered   time.Time // when a message arrived last, or the session began
 }
@@ -100,9 +103,13 @@ func (c *Consumer) deliver(ctx context.Context, s *session, handle func(*Message
 	if err := sub.SetPendingLimits(-1, -1); err != nil {
 		return fmt.Errorf("subscribe: %w", err)
 	}
-	s.request(s.batch)
+	c.mu.Lock()
+	first := c.refill(s)
+	c.mu.Unlock()
+	s.request(first)
 
 	var started sync.WaitGroup
+	started.Go(func() { c.replenish(ctx, s) })
 	started.Go(func() { c.tidy(ctx, s) })
 	for m := range c.take(ctx, s) {
 		handle(m)
@@ -159,7 +166,10 @@ func (c *Consumer) open(ctx context.Context, s *session) error {
 	defer c.mu.Unlock()
 	now := time.Now()
 	s.batch = min(c.slots(), maxBatch)
-	s.next, s.outstanding, s.heard, s.delivered = info.Delivered.Consumer+1, s.batch, now, now
+	s.next, s.heard, s.delivered = info.Delivered.Consumer+1, now, now
+	if len(c.known) > 0 { // their acks wait for it, so that there must be no waiting for room
+		s.again = c.newest.sequence
+	}
 	s.pull = c.pull(s.inbox)
 	c.session = s
 	return nil
@@ -170,19 +180,20 @@ func (c *Consumer) open(ctx context.Context, s *session) error {
 // given the replicas more time than they need.
 func (c *Consumer) released() bool { return c.cfg.Tenure == nil || !c.cfg.Tenure.Orphaned() }
 
-// pull returns a function that asks for n messages, to be sent to inbox.
-func (c *Consumer) pull(inbox string) func(n int) error {
+// pull returns a function that asks for messages, to be sent to inbox.
+func (c *Consumer) pull(inbox string) func(order) error {
 	subject := "$JS.API.CONSUMER.MSG.NEXT." + broker.StreamOf(c.cfg.Kind) + "." + c.name()
 	expiry := pullExpiry
 	if c.cfg.Tenure != nil && c.cfg.Tenure.Lease() > 0 {
 		expiry = min(expiry, c.cfg.Tenure.Lease()/2)
 	}
-	return func(n int) error {
+	return func(o order) error {
 		request, err := json.Marshal(struct {
 			Batch     int           `json:"batch"`
+			MaxBytes  int           `json:"max_bytes,omitempty"`
 			Expires   time.Duration `json:"expires"`
 			Heartbeat time.Duration `json:"idle_heartbeat"`
-		}{n, expiry, min(heartbeat, expiry/2)})
+		}{o.messages, o.bytes, expiry, min(heartbeat, expiry/2)})
 		if err != nil {
 			return fmt.Errorf("encode: %w", err)
 		}
@@ -287,9 +298,9 @@ func (c *Consumer) watch(ctx context.Context, s *session, lost <-chan struct{}) 
 			return
 		case <-tick.C:
 			c.mu.Lock()
-			open, quiet := c.session == s, time.Since(s.heard)
+			asked, quiet := c.session == s && s.outstanding > 0, time.Since(s.heard)
 			c.mu.Unlock()
-			if open && quiet > silence {
+			if asked && quiet > silence {
 				s.fail(fmt.Errorf("no heartbeat for %v", quiet.Round(time.Millisecond)))
 				return
 			}

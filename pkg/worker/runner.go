@@ -28,6 +28,7 @@ import (
 	"attentive.internal/pkg/metrics"
 	"attentive.internal/pkg/owner"
 	"attentive.internal/pkg/pause"
+	"attentive.internal/pkg/queue"
 	"attentive.internal/pkg/queuedepth"
 	"attentive.internal/pkg/retention"
 	"attentive.internal/pkg/source"
@@ -362,6 +363,7 @@ func (r *runner) parts(ctx context.Context, conn *broker.Conn, cfg *config.Confi
 			Events:      event.NewPublisher(conn, r.log),
 			DeadLetters: deadletter.New(conn, r.id),
 			Quarantine:  r.options.Quarantine,
+			Budget:      queue.NewBudget(cfg.HeldMegabytes << 20),
 			Tracer:      r.tracer,
 			Log:         r.log,
 		},

@@ -175,7 +175,8 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 // cannot be read yet.
 func (d *Dispatcher) consume(ctx context.Context, slots int, handle func(context.Context, *queue.Message)) error {
 	consumer := queue.New(d.Conn, queue.Config{
-		Kind: d.Kind, Destination: d.Destination.ID, Slots: slots, Tenure: d.Tenure, Quarantine: d.Quarantine,
+		Kind: d.Kind, Destination: d.Destination.ID, Slots: slots, Tenure: d.Tenure,
+		Quarantine: d.Quarantine, Budget: d.Budget,
 	}, d.Log)
 	stopped := false
 	return consumer.Run(ctx, func(ctx context.Context, m *queue.Message) {
