@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // detailBytes bounds what of an answer's body goes into an error.
@@ -51,8 +52,13 @@ func scrub(body []byte, secrets []string) string {
 	return text
 }
 
+// shortest is how many bytes a secret must have to be taken out wherever it stands,
+// in the middle of a word too: the id "4" would leave nothing of "status 404".
+const shortest = 3
+
 // hide takes the secrets out of text, in each spelling in which somebody may
-// repeat them. The longest go first, so that none is left in halves.
+// repeat them. The longest go first, so that none is left in halves; those of one
+// or two letters or digits only where they stand alone.
 func hide(text string, secrets []string) string {
 	var spellings []string
 	for _, s := range secrets {
@@ -65,11 +71,41 @@ func hide(text string, secrets []string) string {
 		}
 	}
 	slices.SortFunc(spellings, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
-	var pairs []string
+	var pairs, words []string
 	for _, s := range slices.Compact(spellings) {
-		pairs = append(pairs, s, gap)
+		if len(s) < shortest && !strings.ContainsFunc(s, outside) {
+			words = append(words, s)
+		} else {
+			pairs = append(pairs, s, gap)
+		}
 	}
-	return strings.NewReplacer(pairs...).Replace(text)
+	return hideWords(strings.NewReplacer(pairs...).Replace(text), words)
+}
+
+// outside reports whether r is no part of a word.
+func outside(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }
+
+// hideWords takes the words out of text that are in the list.
+func hideWords(text string, words []string) string {
+	if len(words) == 0 {
+		return text
+	}
+	var b strings.Builder
+	for rest := text; rest != ""; {
+		end := strings.IndexFunc(rest, outside)
+		if end < 0 {
+			end = len(rest)
+		}
+		if word := rest[:end]; slices.Contains(words, word) {
+			b.WriteString(gap)
+		} else {
+			b.WriteString(word)
+		}
+		_, size := utf8.DecodeRuneInString(rest[end:])
+		b.WriteString(rest[end : end+size])
+		rest = rest[end+size:]
+	}
+	return b.String()
 }
 
 // secretsOf returns the identifiers that an answer must not bring into an error.
