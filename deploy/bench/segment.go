@@ -66,6 +66,7 @@ type segmentBench struct {
 	ssh          *openSSH
 	gpg          string // its home
 	publicKey    string // path
+	settings     string // of the configuration, in lines before the others
 }
 
 // gpgRecipient is the key's user id.
@@ -214,7 +215,7 @@ func (b *segmentBench) startWorker(ctx context.Context) (*process.Process, error
 	if err != nil {
 		return nil, err
 	}
-	text := fmt.Sprintf(`broker: {url: %q}
+	text := b.settings + fmt.Sprintf(`broker: {url: %q}
 ops_address: %q
 credentials:
 - {id: sftp, type: attentive-mobile, hostname: %s, port: %s, username: %s, private_key: {file: %q}, host_keys: [%q]}
