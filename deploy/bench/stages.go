@@ -29,7 +29,8 @@ func segmentStages() []stage {
 	return []stage{
 		{name: "phone, canonical", pkg: "./pkg/identifier", ours: "Phone/canonical/relay", peer: "Phone/canonical/library", peerName: "libphonenumber", limit: 100 * time.Nanosecond},
 		{name: "phone, national", pkg: "./pkg/identifier", ours: "Phone/national/relay", peer: "Phone/national/library", peerName: "libphonenumber", limit: time.Microsecond},
-		{name: "PGP, 100 MiB", pkg: "./segment-worker/internal/pgp", ours: "Encrypt", peer: "GnuPG", peerName: "gpg, no compression", ratio: 1},
+		{name: "PGP, 100 MiB", pkg: "./segment-worker/internal/pgp", ours: "Encrypt/zip", peer: "GnuPG", peerName: "gpg, no compression", ratio: 1},
+		{name: "PGP, 100 MiB, key without ZIP", pkg: "./segment-worker/internal/pgp", ours: "Encrypt/none", peer: "GnuPG", peerName: "gpg, no compression"},
 		{name: "SFTP, 500 MB", pkg: "./segment-worker/internal/remote", ours: "Put/relay", peer: "Put/sftp", peerName: "sftp, same cipher", ratio: 1.25},
 		{name: "SFTP, 500 MB, 32 KiB packets", pkg: "./segment-worker/internal/remote", ours: "Put/small", peer: "Put/sftp", peerName: "sftp, same cipher", ratio: 1},
 	}

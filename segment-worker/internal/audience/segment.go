@@ -245,20 +245,14 @@ func (s *Segment) keep() error {
 			}
 			continue
 		}
-		added, err := s.people.add(who)
-		if errors.Is(err, errBudget) && s.cfg.Disk != nil {
-			if s.over, err = newOverflow(s.cfg.Disk); err == nil {
-				err = s.postpone(who, id)
-			}
-		}
+		isNew, err := s.people.add(who)
 		switch {
 		case err != nil:
-			return s.tooLarge(err)
-		case s.over != nil:
-		case !added:
-			s.counts.Duplicates++
-		default:
+			err = s.overflow(who, id, err)
+		case isNew:
 			err = s.write(who, id)
+		default:
+			s.counts.Duplicates++
 		}
 		if err != nil {
 			return err
@@ -266,6 +260,18 @@ func (s *Segment) keep() error {
 	}
 	s.batch, s.ids, s.ends = s.batch[:0], s.ids[:0], s.ends[:0]
 	return nil
+}
+
+// overflow goes on with temporary files, if there may be any, when the set refuses a
+// person with err.
+func (s *Segment) overflow(who person, id []byte, err error) error {
+	if !errors.Is(err, errBudget) || s.cfg.Disk == nil {
+		return s.tooLarge(err)
+	}
+	if s.over, err = newOverflow(s.cfg.Disk); err != nil {
+		return s.tooLarge(err)
+	}
+	return s.postpone(who, id)
 }
 
 // postpone keeps a row until the end of the sources.

@@ -606,3 +606,34 @@ func TestProgressIsToldDuringTheUpload(t *testing.T) {
 	p.sftp.Resume()
 	p.reaches(id, ledger.Succeeded)
 }
+
+// TestNextFileIsFilledMeanwhile: while the receiver takes the end of a file, rows
+// of the next are read, and the next is begun only when that file is whole.
+func TestNextFileIsFilledMeanwhile(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	p.settings = "split_rows: 1000"
+	p.configure()
+	t.Cleanup(p.sftp.Resume)
+	var begun atomic.Int64
+	var stalled atomic.Bool
+	p.sftp.Intercept(func(op sftptest.Op, _ string) error {
+		switch {
+		case op == sftptest.OpOpen:
+			begun.Add(1)
+		case op == sftptest.OpWrite && stalled.CompareAndSwap(false, true):
+			p.sftp.Stall()
+		}
+		return nil
+	})
+	p.start()
+	id := p.send(p.orchestration("VIP", csv(212, 2500)))
+	p.eventually("rows of the second file", func() bool {
+		return slices.ContainsFunc(p.events(id), func(e *attentivev1.JobEvent) bool { return e.GetProgress().GetRowsRead() > 1500 })
+	})
+	if n := begun.Load(); n != 1 {
+		t.Errorf("%d files are begun while the first is not whole, want 1", n)
+	}
+	p.sftp.Resume()
+	p.reaches(id, ledger.Succeeded)
+}

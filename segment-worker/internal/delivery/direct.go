@@ -141,7 +141,11 @@ func (f *finalFile) Close() error {
 	if f.sum != p.Files[f.planned].Plain {
 		return differs(f.slot)
 	}
-	if err := f.remoteFile.Close(); err != nil {
+	if err := f.stream.Close(); err != nil {
+		return err
+	}
+	f.list.open = nil
+	if err := f.whole(); err != nil { // the ledger notes it before the next is begun
 		return err
 	}
 	p.Files[f.planned].Bytes, p.Files[f.planned].Whole = f.bytes, true

@@ -14,21 +14,18 @@ import (
 )
 
 // remoteFile is one file on its way: what is written is compressed and encrypted
-// by a goroutine of its own, and uploaded by another one. Close returns once the
-// receiver has it whole.
+// by a goroutine of its own, and uploaded by another one. Close returns when they
+// have everything; whole, once the receiver has.
 type remoteFile struct {
 	list   *list
 	slot   slot
 	name   string
 	stream *stream.Writer
 	sum    checksum // of what was written
-	bytes  int64    // that the receiver has, once it has all
-	put    chan putResult
-}
 
-type putResult struct {
-	bytes int64
-	err   error
+	done  chan struct{} // closed at the end of the upload
+	err   error         // of the upload, then
+	bytes int64         // that the receiver has, then
 }
 
 // create begins a file, unless it lies there whole.
@@ -46,20 +43,24 @@ func (l *list) create(ctx context.Context, at slot) (io.WriteCloser, error) {
 	return l.begin(ctx, at, u.newName()), nil
 }
 
-// begin starts the upload of a file.
+// begin starts a file. It is filled while the receiver takes the rest of the one
+// before, and uploaded when that is whole.
 func (l *list) begin(ctx context.Context, at slot, name string) *remoteFile {
 	u := l.upload
-	f := &remoteFile{list: l, slot: at, name: name, put: make(chan putResult, 1)}
+	f := &remoteFile{list: l, slot: at, name: name, done: make(chan struct{})}
 	reader, writer := stream.New(ctx)
 	f.stream = writer
+	before := l.finishing
 	l.open = f
 	l.uploads.Go(func() error {
-		n, err := u.session.Put(ctx, f.name, reader)
-		if err != nil {
-			reader.CloseWithError(err)
+		defer close(f.done)
+		if f.err = before.wait(); f.err == nil {
+			f.bytes, f.err = u.session.Put(ctx, f.name, reader)
 		}
-		f.put <- putResult{n, err}
-		return err
+		if f.err != nil {
+			reader.CloseWithError(f.err)
+		}
+		return f.err
 	})
 	if u.recipients != nil || u.settings.Compression != config.NoCompression {
 		f.stream = f.pack(ctx, writer)
@@ -67,7 +68,7 @@ func (l *list) begin(ctx context.Context, at slot, name string) *remoteFile {
 	return f
 }
 
-// pack returns a stream that a goroutine compresses and encrypts into to: that costs
+// pack returns a stream that goroutines compress and encrypt into to: that costs
 // about as much as all that comes before it.
 func (f *remoteFile) pack(ctx context.Context, to *stream.Writer) *stream.Writer {
 	// An archive wants a name for what it holds. That of the file is not known yet,
@@ -81,7 +82,7 @@ func (f *remoteFile) pack(ctx context.Context, to *stream.Writer) *stream.Writer
 	}
 	reader, writer := stream.New(ctx)
 	f.list.uploads.Go(func() error {
-		err := u.packed(reader, to, entry)
+		err := u.packed(ctx, reader, to, entry)
 		if err == nil {
 			return to.Close()
 		}
@@ -93,7 +94,7 @@ func (f *remoteFile) pack(ctx context.Context, to *stream.Writer) *stream.Writer
 }
 
 // packed writes all of from to to, compressed and encrypted.
-func (u *upload) packed(from *stream.Reader, to io.Writer, entry compress.Entry) error {
+func (u *upload) packed(ctx context.Context, from *stream.Reader, to *stream.Writer, entry compress.Entry) error {
 	if u.recipients == nil {
 		return u.compressed(from, to, entry)
 	}
@@ -101,11 +102,13 @@ func (u *upload) packed(from *stream.Reader, to io.Writer, entry compress.Entry)
 	if u.Destination.Segment.PGP.Armor {
 		encrypt = u.recipients.EncryptArmored
 	}
-	message, err := encrypt(to)
+	message, err := encrypt(ctx, to)
 	if err != nil {
 		return err
 	}
 	if err := u.compressed(from, message, entry); err != nil {
+		to.CloseWithError(err) // or the message might wait for the receiver
+		message.Discard()
 		return err
 	}
 	return message.Close()
@@ -128,23 +131,37 @@ func (f *remoteFile) Write(p []byte) (int, error) {
 	return f.stream.Write(p)
 }
 
-// Close returns when everything is compressed, encrypted and uploaded.
+// Close hands over what is left, and waits for the file before.
 func (f *remoteFile) Close() error {
 	if err := f.stream.Close(); err != nil {
 		return err
 	}
-	put := <-f.put
-	if put.err != nil {
-		return put.err
+	before := f.list.finishing
+	f.list.open, f.list.finishing = nil, f
+	return before.whole()
+}
+
+// wait returns at the end of the upload of f, if there is any.
+func (f *remoteFile) wait() error {
+	if f == nil {
+		return nil
+	}
+	<-f.done
+	return f.err
+}
+
+// whole returns when f, if there is any, is compressed, encrypted and uploaded, and
+// notes it. It is called once.
+func (f *remoteFile) whole() error {
+	if err := f.wait(); f == nil || err != nil {
+		return err
 	}
 	u := f.list.upload
-	f.list.open = nil
-	f.bytes = put.bytes
 	if u.direct == nil {
-		u.files = append(u.files, file{slot: f.slot, Temporary: f.name, Bytes: put.bytes, Plain: f.sum})
+		u.files = append(u.files, file{slot: f.slot, Temporary: f.name, Bytes: f.bytes, Plain: f.sum})
 	}
 	u.Metrics.Bytes(u.Destination.ID, metrics.Plain).Add(float64(f.sum.Bytes))
-	u.Metrics.Bytes(u.Destination.ID, metrics.Uploaded).Add(float64(put.bytes))
+	u.Metrics.Bytes(u.Destination.ID, metrics.Uploaded).Add(float64(f.bytes))
 	return nil
 }
 

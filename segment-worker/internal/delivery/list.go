@@ -17,7 +17,9 @@ type list struct {
 	name    string
 	segment *audience.Segment
 	uploads errgroup.Group
-	open    *remoteFile // begun and not whole; nil when there is none
+	open    *remoteFile // begun and not closed; nil when there is none
+	// finishing is closed, and perhaps not whole yet; nil when there is none.
+	finishing *remoteFile
 }
 
 // list begins a segment. Its end must be called.
@@ -63,6 +65,10 @@ func (l *list) end(err error) error {
 	}
 	if err != nil && l.open != nil {
 		l.open.discard(err)
+	}
+	// Also after an error: what is whole is not uploaded again.
+	if putErr := l.finishing.whole(); err == nil {
+		err = putErr
 	}
 	if putErr := l.uploads.Wait(); err == nil {
 		err = putErr

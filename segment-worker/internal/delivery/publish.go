@@ -75,9 +75,9 @@ func planned(r *Run) (*publication, error) {
 // commit gives the files their names and enters them in the ledger. After it,
 // the job can only be finished.
 func (u *upload) commit(ctx context.Context, warnings []string) error {
-	// Those that were uploaded side by side get their numbers by segment.
-	slices.SortStableFunc(u.files, func(a, b file) int {
-		return cmp.Compare(slices.Index(u.order, a.Segment), slices.Index(u.order, b.Segment))
+	// Numbers go by segment and part, whatever was uploaded or taken over first.
+	slices.SortFunc(u.files, func(a, b file) int {
+		return cmp.Or(cmp.Compare(slices.Index(u.order, a.Segment), slices.Index(u.order, b.Segment)), cmp.Compare(a.Part, b.Part))
 	})
 	p := &publication{
 		Place:        u.here(),

@@ -9,7 +9,9 @@
 // its v1 API. All cryptography is go-crypto's.
 //
 // Compression is Huffman coding alone, which costs a third of the encryption that
-// it saves. Memory is bounded by what one Write is given.
+// it saves. Encryption runs beside it, in a goroutine that ends with the message:
+// that is Close or Discard, one of which must be called. Memory is bounded by the
+// blocks of a stream between them.
 //
 // The integrity code is written by Close: a message that was not closed, or
 // whose Close failed, is truncated, and its reader will say so. Keys are judged
@@ -17,38 +19,39 @@
 package pgp
 
 import (
+	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	"github.com/klauspost/compress/flate"
+
+	"attentive.internal/segment-worker/internal/stream"
 )
 
 // messageType is the armor header of an encrypted message.
 const messageType = "PGP MESSAGE"
 
-// Encrypt starts a binary message on w. The message is complete only when Close
-// of the returned writer has returned nil; it does not close w. A key that has
-// expired since it was loaded is Blocked (destination, key_unusable); errors of
+// Encrypt starts a binary message on w. The message is complete only when its
+// Close has returned nil; it does not close w. It fails when ctx ends. A key that
+// has expired since it was loaded is Blocked (destination, key_unusable); errors of
 // w are returned as they are.
-func (r *Recipients) Encrypt(w io.Writer) (io.WriteCloser, error) {
+func (r *Recipients) Encrypt(ctx context.Context, w io.Writer) (*Message, error) {
 	if err := r.Check(time.Now()); err != nil {
 		return nil, err
 	}
-	plain, err := r.start(w)
-	if err != nil {
-		return nil, err
-	}
-	return &message{layers: []io.WriteCloser{plain}}, nil
+	return r.start(ctx, w)
 }
 
 // EncryptArmored is Encrypt with the message as ASCII armor.
-func (r *Recipients) EncryptArmored(w io.Writer) (io.WriteCloser, error) {
+func (r *Recipients) EncryptArmored(ctx context.Context, w io.Writer) (*Message, error) {
 	if err := r.Check(time.Now()); err != nil {
 		return nil, err
 	}
@@ -56,15 +59,16 @@ func (r *Recipients) EncryptArmored(w io.Writer) (io.WriteCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	plain, err := r.start(text)
+	m, err := r.start(ctx, text)
 	if err != nil {
 		return nil, err
 	}
-	return &message{layers: []io.WriteCloser{plain, text}}, nil
+	m.layers = append(m.layers, text)
+	return m, nil
 }
 
 // start writes the packets that precede the data.
-func (r *Recipients) start(w io.Writer) (io.WriteCloser, error) {
+func (r *Recipients) start(ctx context.Context, w io.Writer) (*Message, error) {
 	cipher, zip := r.preferences()
 	sessionKey := make([]byte, cipher.KeySize())
 	if _, err := rand.Read(sessionKey); err != nil {
@@ -84,12 +88,21 @@ func (r *Recipients) start(w io.Writer) (io.WriteCloser, error) {
 	if err != nil {
 		return nil, err
 	}
+	m := &Message{}
 	if zip {
-		if sealed, err = compress(sealed); err != nil {
+		m.beside = newBeside(ctx, sealed)
+		if sealed, err = compress(m.beside); err != nil {
+			m.Discard()
 			return nil, err
 		}
 	}
-	return packet.SerializeLiteral(sealed, true, "", 0)
+	plain, err := packet.SerializeLiteral(sealed, true, "", 0)
+	if err != nil {
+		m.Discard()
+		return nil, err
+	}
+	m.layers = []io.WriteCloser{plain}
+	return m, nil
 }
 
 // preferences returns the best cipher that all recipients know, and whether all
@@ -135,15 +148,69 @@ func (c compressed) Close() error {
 	return c.sealed.Close()
 }
 
-// message writes through its first layer and closes all, the innermost first.
-// It remembers the first error: the library's writers go on after one.
-type message struct {
-	layers []io.WriteCloser
+// beside has a goroutine of its own write to what is sealed.
+type beside struct {
+	*stream.Writer
+	writing sync.WaitGroup
+	err     error // of the writing, once that has ended
+}
+
+func newBeside(ctx context.Context, sealed io.WriteCloser) *beside {
+	reader, writer := stream.New(ctx)
+	b := &beside{Writer: writer}
+	b.writing.Go(func() {
+		if _, b.err = reader.WriteTo(pieces{sealed}); b.err == nil {
+			b.err = sealed.Close()
+		}
+		if b.err != nil {
+			reader.CloseWithError(b.err)
+		}
+	})
+	return b
+}
+
+// pieceBytes is what is sealed at once: it is read twice and copied twice, which
+// should happen in the nearest cache.
+const pieceBytes = 16 << 10
+
+// pieces writes a piece at a time.
+type pieces struct{ io.Writer }
+
+func (p pieces) Write(b []byte) (int, error) {
+	written := 0
+	for piece := range slices.Chunk(b, pieceBytes) {
+		n, err := p.Writer.Write(piece)
+		written += n
+		if err != nil {
+			return written, err
+		}
+	}
+	return written, nil
+}
+
+// Close returns once everything is written.
+func (b *beside) Close() error {
+	err := b.Writer.Close()
+	b.writing.Wait()
+	if b.err != nil {
+		return b.err
+	}
+	return err
+}
+
+// errDiscarded is why a message that was given up is written no further.
+var errDiscarded = errors.New("pgp: the message was given up")
+
+// Message is what is encrypted. It remembers its first error: the library's writers
+// go on after one. It is used by one goroutine.
+type Message struct {
+	layers []io.WriteCloser // written through the first, closed from there on
+	beside *beside          // nil: without compression
 	err    error
 }
 
 // Write encrypts p.
-func (m *message) Write(p []byte) (int, error) {
+func (m *Message) Write(p []byte) (int, error) {
 	if m.err != nil {
 		return 0, m.err
 	}
@@ -154,15 +221,34 @@ func (m *message) Write(p []byte) (int, error) {
 
 // Close completes the message. After a failure it completes nothing and returns
 // that failure again; after a success it returns os.ErrClosed.
-func (m *message) Close() error {
-	if m.err != nil {
-		return m.err
-	}
-	for _, layer := range m.layers {
-		if m.err = layer.Close(); m.err != nil {
-			return m.err
+func (m *Message) Close() error {
+	if m.err == nil {
+		if m.err = m.close(); m.err == nil {
+			m.err = os.ErrClosed
+			return nil
 		}
 	}
-	m.err = os.ErrClosed
+	m.Discard()
+	return m.err
+}
+
+func (m *Message) close() error {
+	for _, layer := range m.layers {
+		if err := layer.Close(); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// Discard gives up a message that is not complete, and returns once nothing of it
+// is written any more. After Close it does nothing.
+func (m *Message) Discard() {
+	if m.err == nil {
+		m.err = errDiscarded
+	}
+	if m.beside != nil {
+		m.beside.CloseWithError(m.err)
+		m.beside.writing.Wait()
+	}
 }

@@ -2,6 +2,7 @@ package pgp_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -28,11 +29,14 @@ func rows(n int) []byte {
 	return b.Bytes()
 }
 
+// encryption is Encrypt or EncryptArmored.
+type encryption func(context.Context, io.Writer) (*pgp.Message, error)
+
 // encrypt writes plain in pieces of size piece.
-func encrypt(t testing.TB, start func(io.Writer) (io.WriteCloser, error), plain []byte, piece int) []byte {
+func encrypt(t testing.TB, start encryption, plain []byte, piece int) []byte {
 	t.Helper()
 	var out bytes.Buffer
-	w, err := start(&out)
+	w, err := start(t.Context(), &out)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +140,7 @@ func TestGnuPGReadsWhatWeWrite(t *testing.T) {
 			}
 			for _, size := range []int{0, 1, 511, 64 << 10, 1<<20 + 7} {
 				plain := rows(size)[:size]
-				for _, start := range []func(io.Writer) (io.WriteCloser, error){r.Encrypt, r.EncryptArmored} {
+				for _, start := range []encryption{r.Encrypt, r.EncryptArmored} {
 					got, err := g.run(t, encrypt(t, start, plain, 32<<10), "--decrypt")
 					if err != nil {
 						t.Fatalf("%d bytes: %v", size, err)
@@ -326,14 +330,18 @@ func TestGnuPGRefusesAnUnclosedMessage(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	w, err := r.Encrypt(&out)
+	w, err := r.Encrypt(t.Context(), &out)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 10 {
-		if _, err := w.Write(rows(8 << 10)); err != nil {
+		if _, err := w.Write(rows(64 << 10)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	w.Discard()
+	if out.Len() == 0 {
+		t.Fatal("nothing was written that gpg could accept")
 	}
 	if _, err := g.run(t, out.Bytes(), "--decrypt"); err == nil {
 		t.Error("gpg accepted a message whose writer was not closed")
@@ -364,19 +372,19 @@ func TestErrorsOfTheWriterSurface(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	starts := map[string]func(io.Writer) (io.WriteCloser, error){"binary": r.Encrypt, "armored": r.EncryptArmored}
+	starts := map[string]encryption{"binary": r.Encrypt, "armored": r.EncryptArmored}
 	for name, start := range starts {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			plain := rows(3000)
 			whole := len(encrypt(t, start, plain, 700))
 			for n := range whole {
-				err := writeAll(start, &failAt{n: n}, plain)
+				err := writeAll(t.Context(), start, &failAt{n: n}, plain)
 				if !errors.Is(err, errFull) {
 					t.Fatalf("output failed at byte %d of %d: error = %v, want %v", n, whole, err, errFull)
 				}
 			}
-			if err := writeAll(start, &failAt{n: whole}, plain); err != nil {
+			if err := writeAll(t.Context(), start, &failAt{n: whole}, plain); err != nil {
 				t.Errorf("output of %d bytes: %v", whole, err)
 			}
 		})
@@ -385,8 +393,8 @@ func TestErrorsOfTheWriterSurface(t *testing.T) {
 
 // writeAll encrypts plain to w and ignores the errors of Write: Close must
 // repeat them.
-func writeAll(start func(io.Writer) (io.WriteCloser, error), w io.Writer, plain []byte) error {
-	m, err := start(w)
+func writeAll(ctx context.Context, start encryption, w io.Writer, plain []byte) error {
+	m, err := start(ctx, w)
 	if err != nil {
 		return err
 	}
@@ -396,6 +404,67 @@ func writeAll(start func(io.Writer) (io.WriteCloser, error), w io.Writer, plain 
 	return m.Close()
 }
 
+// TestDiscard: what was given up is written no further, wherever it stands, and is
+// never complete.
+func TestDiscard(t *testing.T) {
+	t.Parallel()
+	e := entity(t, 0)
+	r, err := pgp.Parse(time.Now(), pgp.Key{Name: "k", Bytes: public(t, e)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int{0, 1, 64 << 10, 8 << 20} {
+		var out bytes.Buffer
+		w, err := r.Encrypt(t.Context(), &out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(rows(size)); err != nil {
+			t.Fatal(err)
+		}
+		w.Discard()
+		written := out.Len()
+		if _, err := w.Write([]byte("late")); err == nil {
+			t.Error("Write after Discard succeeds")
+		}
+		if err := w.Close(); err == nil {
+			t.Error("Close after Discard succeeds")
+		}
+		if out.Len() != written {
+			t.Errorf("%d bytes were written after Discard", out.Len()-written)
+		}
+		if got, err := decrypt(out.Bytes(), e); err == nil {
+			t.Errorf("a message given up after %d bytes was read as %d", size, len(got))
+		}
+	}
+}
+
+// TestEndOfTheContext fails what is being written.
+func TestEndOfTheContext(t *testing.T) {
+	t.Parallel()
+	r, err := pgp.Parse(time.Now(), pgp.Key{Name: "k", Bytes: public(t, entity(t, 0))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopped := errors.New("stopped")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	var out countingWriter
+	w, err := r.Encrypt(ctx, &out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel(stopped)
+	for err == nil {
+		_, err = w.Write(rows(64 << 10))
+	}
+	if !errors.Is(err, stopped) {
+		t.Errorf("Write = %v, want %v", err, stopped)
+	}
+	if err := w.Close(); !errors.Is(err, stopped) {
+		t.Errorf("Close = %v, want %v", err, stopped)
+	}
+}
+
 func TestCloseTwice(t *testing.T) {
 	t.Parallel()
 	r, err := pgp.Parse(time.Now(), pgp.Key{Name: "k", Bytes: public(t, entity(t, 0))})
@@ -403,7 +472,7 @@ func TestCloseTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	w, err := r.EncryptArmored(&out)
+	w, err := r.EncryptArmored(t.Context(), &out)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -430,9 +499,9 @@ func TestExpiredBetweenLoadAndUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	_, err = r.Encrypt(&out)
+	_, err = r.Encrypt(t.Context(), &out)
 	wantUnusable(t, err, "expired on")
-	if _, err = r.EncryptArmored(&out); err == nil || out.Len() > 0 {
+	if _, err = r.EncryptArmored(t.Context(), &out); err == nil || out.Len() > 0 {
 		t.Errorf("EncryptArmored wrote %d bytes and returned %v, want none and an error", out.Len(), err)
 	}
 }
@@ -442,29 +511,42 @@ type countingWriter struct{ n int64 }
 
 func (c *countingWriter) Write(p []byte) (int, error) { c.n += int64(len(p)); return len(p), nil }
 
+// BenchmarkEncrypt encrypts to a key that takes ZIP, as those of GnuPG do, and to
+// one that does not.
 func BenchmarkEncrypt(b *testing.B) {
-	r, err := pgp.Parse(time.Now(), pgp.Key{Name: "k", Bytes: public(b, entity(b, 0))})
-	if err != nil {
-		b.Fatal(err)
-	}
-	block := rows(64 << 10)[:64<<10]
-	const blocks = 1600 // 100 MiB a message, as the peer has it
-	b.SetBytes(blocks * int64(len(block)))
-	b.ReportAllocs()
-	for b.Loop() {
-		var out countingWriter
-		w, err := r.Encrypt(&out)
-		if err != nil {
-			b.Fatal(err)
-		}
-		for range blocks {
-			if _, err := w.Write(block); err != nil {
+	for name, compression := range map[string]packet.CompressionAlgo{"zip": packet.CompressionZIP, "none": packet.CompressionNone} {
+		b.Run(name, func(b *testing.B) {
+			e := entity(b, 0)
+			for _, identity := range e.Identities {
+				identity.SelfSignature.PreferredCompression = []uint8{uint8(compression)}
+				if err := identity.SelfSignature.SignUserId(identity.Name, e.PrimaryKey, e.PrivateKey, at(born)); err != nil {
+					b.Fatal(err)
+				}
+			}
+			r, err := pgp.Parse(time.Now(), pgp.Key{Name: "k", Bytes: public(b, e)})
+			if err != nil {
 				b.Fatal(err)
 			}
-		}
-		if err := w.Close(); err != nil {
-			b.Fatal(err)
-		}
+			block := rows(64 << 10)[:64<<10]
+			const blocks = 1600 // 100 MiB a message, as the peer has it
+			b.SetBytes(blocks * int64(len(block)))
+			b.ReportAllocs()
+			for b.Loop() {
+				var out countingWriter
+				w, err := r.Encrypt(b.Context(), &out)
+				if err != nil {
+					b.Fatal(err)
+				}
+				for range blocks {
+					if _, err := w.Write(block); err != nil {
+						b.Fatal(err)
+					}
+				}
+				if err := w.Close(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

@@ -29,6 +29,8 @@ func entity(t testing.TB, lifetime time.Duration) *openpgp.Entity {
 		Algorithm:       packet.PubKeyAlgoEdDSA,
 		KeyLifetimeSecs: uint32(lifetime / time.Second),
 		Time:            func() time.Time { return born },
+		// As GnuPG's keys have it.
+		DefaultCompressionAlgo: packet.CompressionZIP,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -264,7 +266,7 @@ func FuzzParse(f *testing.F) {
 		}
 		r.Expires()
 		// A key that was accepted can encrypt.
-		w, err := r.Encrypt(io.Discard)
+		w, err := r.Encrypt(t.Context(), io.Discard)
 		if err != nil {
 			return // expired between the key's time and today
 		}
