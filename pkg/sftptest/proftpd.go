@@ -26,9 +26,10 @@ type ProFTPD struct {
 	Folder string
 }
 
-// StartProFTPD starts a ProFTPD with mod_sftp that ends with the test. The test is
-// skipped, or fails, when none is installed: see package peer.
-func StartProFTPD(t testing.TB) *ProFTPD {
+// StartProFTPD starts a ProFTPD with mod_sftp, and with more lines of
+// configuration, that ends with the test. The test is skipped, or fails, when none
+// is installed: see package peer.
+func StartProFTPD(t testing.TB, more ...string) *ProFTPD {
 	t.Helper()
 	program := peer.Need(t, "proftpd")
 	dir := t.TempDir()
@@ -50,7 +51,7 @@ func StartProFTPD(t testing.TB) *ProFTPD {
 	for range 5 { // as StartOpenSSH
 		s.Port = freePort(t)
 		config := filepath.Join(dir, "proftpd.conf")
-		write(t, config, s.config(dir))
+		write(t, config, s.config(dir, more))
 		address := s.Host + ":" + strconv.Itoa(s.Port)
 		if problem = run(t, address, program, "-n", "-q", "-c", config); problem == nil {
 			return s
@@ -61,8 +62,8 @@ func StartProFTPD(t testing.TB) *ProFTPD {
 }
 
 // config writes the server's configuration.
-func (s *ProFTPD) config(dir string) string {
-	return strings.Join([]string{
+func (s *ProFTPD) config(dir string, more []string) string {
+	return strings.Join(append([]string{
 		"LoadModule mod_sftp.c",
 		"ServerType standalone",
 		"ServerName test",
@@ -84,5 +85,5 @@ func (s *ProFTPD) config(dir string) string {
 		"SFTPHostKey " + filepath.Join(dir, "hostkey"),
 		"SFTPAuthMethods password",
 		"AllowOverwrite on",
-	}, "\n") + "\n"
+	}, more...), "\n") + "\n"
 }

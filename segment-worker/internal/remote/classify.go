@@ -23,9 +23,6 @@ const (
 	statusQuota   = 15
 )
 
-// errShort is an upload that the server stored in part.
-var errShort = errors.New("sizes differ")
-
 // accountError blocks the account.
 func accountError(cfg Config, reason fault.Reason, format string, args ...any) error {
 	return fault.Blockedf(fault.ScopeAccount, reason, "sftp %s: "+format, append([]any{cfg.Account()}, args...)...)
@@ -109,7 +106,7 @@ func (s *Session) classify(what string, err error) error {
 		return unreachable(s.cfg, what, errors.New("the server ended the session"))
 	}
 	switch {
-	case errors.Is(err, errShort), errors.Is(err, fs.ErrExist):
+	case errors.Is(err, fs.ErrExist):
 	case errors.Is(err, os.ErrPermission):
 		return folderError(s.cfg, fault.FolderUnusable, "%s: %w; ask the receiver for the right to write there", what, err)
 	case statusIs(err, statusNoSpace, statusQuota):

@@ -29,7 +29,7 @@ var errSource = errors.New("the source failed")
 // When it fails and the connection still stands, the file is removed; after a
 // lost connection or the end of ctx an incomplete file may be left. An error of r keeps its class. A folder that is missing or may not be
 // written is Blocked (destination, folder_unusable), a server that takes no more
-// bytes Blocked (destination, storage_full).
+// bytes, or keeps fewer than it has confirmed, Blocked (destination, storage_full).
 func (s *Session) Put(ctx context.Context, name string, r io.Reader) (int64, error) {
 	what := fmt.Sprintf("put %q", name)
 	var stored int64
@@ -90,8 +90,12 @@ func (s *Session) confirm(ctx context.Context, name string, sent int64) error {
 	if err != nil {
 		return err
 	}
-	if info.Size() != sent {
-		return s.classify(fmt.Sprintf("put %q", name), fmt.Errorf("the server has %d bytes of %d: %w", info.Size(), sent, errShort))
+	what := fmt.Sprintf("put %q", name)
+	switch {
+	case info.Size() < sent: // on a full disk ProFTPD confirms a packet of which it could write a part
+		return storageFull(s.cfg, what, fmt.Errorf("it has confirmed %d bytes and keeps %d", sent, info.Size()))
+	case info.Size() > sent:
+		return s.classify(what, fmt.Errorf("the server has %d bytes, and was sent %d", info.Size(), sent))
 	}
 	return nil
 }

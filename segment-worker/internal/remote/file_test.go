@@ -42,7 +42,7 @@ type server struct {
 }
 
 func servers() []server {
-	return []server{{"in process", inProcess}, {"OpenSSH", openSSH}, {"OpenSSH in a chroot", chroot}, {"ProFTPD", proFTPD}}
+	return []server{{"in process", inProcess}, {"OpenSSH", openSSH}, {"OpenSSH in a chroot", chroot}, {"ProFTPD", proFTPD()}}
 }
 
 func inProcess(t testing.TB) (remote.Config, string) {
@@ -63,12 +63,14 @@ func chroot(t testing.TB) (remote.Config, string) {
 	return keyed(s), local
 }
 
-func proFTPD(t testing.TB) (remote.Config, string) {
-	t.Helper()
-	s := sftptest.StartProFTPD(t)
-	return remote.Config{
-		Host: s.Host, Port: s.Port, Username: s.User, Passphrase: value(s.Password), HostKeys: s.HostKeys, Folder: s.Folder,
-	}, s.Folder
+func proFTPD(more ...string) func(testing.TB) (remote.Config, string) {
+	return func(t testing.TB) (remote.Config, string) {
+		t.Helper()
+		s := sftptest.StartProFTPD(t, more...)
+		return remote.Config{
+			Host: s.Host, Port: s.Port, Username: s.User, Passphrase: value(s.Password), HostKeys: s.HostKeys, Folder: s.Folder,
+		}, s.Folder
+	}
 }
 
 // keyed is the account of s.
@@ -446,19 +448,25 @@ func TestRefusedOperations(t *testing.T) {
 	}
 }
 
-// TestStoredInPart has a server that confirms what it does not keep.
-func TestStoredInPart(t *testing.T) {
+// TestStoredOtherwise has a server that confirms what it does not keep.
+func TestStoredOtherwise(t *testing.T) {
 	t.Parallel()
 	server := sftptest.Start(t, sftptest.Config{})
 	s := dial(t, account(server))
-	server.Intercept(func(op sftptest.Op, name string) error {
-		if op == sftptest.OpClose {
-			return os.Truncate(server.Path(name), 10)
-		}
-		return nil
-	})
+	keeps := func(bytes int64) {
+		server.Intercept(func(op sftptest.Op, name string) error {
+			if op == sftptest.OpClose {
+				return os.Truncate(server.Path(name), bytes)
+			}
+			return nil
+		})
+	}
+	keeps(10)
+	_, err := s.Put(t.Context(), "x", bytes.NewReader(random(1000)))
+	wantBlocked(t, err, fault.ScopeDestination, fault.StorageFull, "confirmed 1000 bytes and keeps 10")
+	keeps(1001)
 	n, err := s.Put(t.Context(), "x", bytes.NewReader(random(1000)))
-	if err == nil || n != 0 || fault.ClassOf(err) != fault.Retryable || !strings.Contains(err.Error(), "10 bytes of 1000") {
+	if err == nil || n != 0 || fault.ClassOf(err) != fault.Retryable || !strings.Contains(err.Error(), "1001 bytes, and was sent 1000") {
 		t.Errorf("put = %d, %v, want a retryable error with both sizes", n, err)
 	}
 	if got := list(t, server.Path(sftptest.Folder)); len(got) != 0 {
