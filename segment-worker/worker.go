@@ -51,7 +51,7 @@ func work(ctx context.Context, p worker.Parts, account config.Account, tenure *o
 	}
 	numbers, baselines := filename.NewNumbers(files), baseline.New(files)
 	disk := spool.NewDisk(int64(p.Config.Dedup.DiskMegabytes) << 20)
-	sessions := make(chan struct{}, account.Sessions())
+	sessions := remote.NewSessions(account.Sessions(), p.Log)
 	var accounts []remote.Config
 	for _, c := range p.Config.Credentials {
 		if c.SFTP != nil {

@@ -43,6 +43,9 @@ type Config struct {
 	// Interactive asks for the password by keyboard-interactive (RFC 4256) alone, in
 	// two rounds: a text without a question, then the question.
 	Interactive bool
+	// Sessions is how many may be open at a time: of one more the connection is
+	// closed when it has logged in. Zero: any number.
+	Sessions int
 }
 
 // Server is an SFTP server on a loopback port. Its methods may be called at any
@@ -66,6 +69,9 @@ type Server struct {
 	passwords    atomic.Int64
 	connections  atomic.Int64
 	keepalives   atomic.Int64
+	sessions     atomic.Int64 // that are open
+	most         int64        // that may be
+	refused      atomic.Int64
 	largestWrite atomic.Int64
 
 	mu    sync.Mutex // guards conns and closed
@@ -89,7 +95,7 @@ func Start(t testing.TB, cfg Config) *Server {
 	addr := listener.Addr().(*net.TCPAddr)
 	s := &Server{
 		Host: addr.IP.String(), Port: addr.Port, User: cfg.User, Password: cfg.Password,
-		Dir: t.TempDir(), listener: listener, conns: make(map[*conn]struct{}),
+		Dir: t.TempDir(), most: int64(cfg.Sessions), listener: listener, conns: make(map[*conn]struct{}),
 	}
 	s.reset()
 	if err := os.Mkdir(s.Path(Folder), 0o700); err != nil {
@@ -125,6 +131,9 @@ func (s *Server) Connections() int { return int(s.connections.Load()) }
 // Keepalives returns how many global requests were answered; clients send none
 // but keepalives.
 func (s *Server) Keepalives() int { return int(s.keepalives.Load()) }
+
+// Refused returns how many sessions were closed because there were enough.
+func (s *Server) Refused() int { return int(s.refused.Load()) }
 
 // LargestWrite returns the most bytes one write request carried.
 func (s *Server) LargestWrite() int { return int(s.largestWrite.Load()) }
@@ -210,6 +219,12 @@ func (s *Server) serve(c *conn) {
 	sc, channels, requests, err := ssh.NewServerConn(c, s.ssh)
 	if err != nil {
 		return // a client without the right credential, or a scan
+	}
+	defer s.sessions.Add(-1)
+	if s.sessions.Add(1) > s.most && s.most > 0 {
+		s.refused.Add(1)
+		_ = sc.Close()
+		return
 	}
 	var sessions sync.WaitGroup
 	defer sessions.Wait()

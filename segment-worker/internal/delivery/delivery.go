@@ -31,7 +31,6 @@ import (
 
 	"attentive.internal/pkg/config"
 	"attentive.internal/pkg/contract"
-	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/job"
 	"attentive.internal/pkg/ledger"
 	"attentive.internal/pkg/metrics"
@@ -54,8 +53,8 @@ type Delivery struct {
 	// Accounts that the configuration can log in to: a job that is being
 	// published when its destination is moved lies at another one.
 	Accounts []remote.Config
-	// Sessions limits the connections to the account: as many as it has room.
-	Sessions  chan struct{}
+	// Sessions of the account.
+	Sessions  *remote.Sessions
 	Sources   *source.Opener
 	Rejects   jetstream.ObjectStore
 	Ledger    *ledger.Ledger
@@ -183,18 +182,10 @@ func (d *Delivery) prepare(ctx context.Context, u *upload, request request) erro
 
 // connected runs work with a session to a receiver.
 func (d *Delivery) connected(ctx context.Context, cfg remote.Config, work func(*remote.Session) error) error {
-	select {
-	case d.Sessions <- struct{}{}:
-		defer func() { <-d.Sessions }()
-	case <-ctx.Done():
-		return fault.Interruptedf("wait for a session: %w", context.Cause(ctx))
+	if cfg.Account() == d.Remote.Account() {
+		return d.Sessions.Use(ctx, cfg, work)
 	}
-	session, err := remote.Dial(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = session.Close() }() // loses nothing: what was stored was confirmed
-	return work(session)
+	return remote.Use(ctx, cfg, work) // where the destination was before
 }
 
 // recipients loads the PGP keys, if there are any, and shows how long they last.

@@ -295,7 +295,7 @@ func (h hand) run(ctx context.Context, t *testing.T) {
 				Host: account.Hostname, Port: account.Port, Username: account.Username, Passphrase: account.Passphrase.Value,
 				HostKeys: account.HostKeys, Folder: d.Segment.RemoteFolder, Fence: h.fence(tenure),
 			},
-			Sessions: make(chan struct{}, 1), Sources: sources, Rejects: rejects, Ledger: jobs,
+			Sessions: remote.NewSessions(1, log), Sources: sources, Rejects: rejects, Ledger: jobs,
 			Numbers: filename.NewNumbers(files), Baselines: baseline.New(files), Metrics: m,
 			CallTimeout: handTimeout, Now: h.now,
 		}
