@@ -3,6 +3,7 @@ package queuetest
 import (
 	"errors"
 	"io"
+	"math"
 	"net"
 	"strings"
 	"sync"
@@ -24,6 +25,8 @@ type Proxy struct {
 	down  bool
 	deaf  bool
 	lag   time.Duration
+	sent  int64 // by clients
+	limit int64 // of sent, at which all is cut once
 	conns map[net.Conn]struct{}
 }
 
@@ -37,6 +40,7 @@ func StartProxy(t testing.TB, url string) *Proxy {
 	p := &Proxy{
 		URL:    "nats://" + l.Addr().String(),
 		target: strings.TrimPrefix(url, "nats://"),
+		limit:  math.MaxInt64,
 		conns:  make(map[net.Conn]struct{}),
 	}
 	p.work.Go(func() { p.serve(l) })
@@ -64,6 +68,21 @@ func (p *Proxy) Swallow() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.deaf = true
+}
+
+// CutAfter closes all connections once clients have sent n more bytes, and loses
+// what they send beyond; new ones are accepted at once.
+func (p *Proxy) CutAfter(n int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.limit = p.sent + n
+}
+
+// Sent returns how many bytes clients have sent.
+func (p *Proxy) Sent() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.sent
 }
 
 // Down closes all connections and refuses new ones until [Proxy.Up].
@@ -124,7 +143,7 @@ func (p *Proxy) serve(l net.Listener) {
 			continue
 		}
 		p.work.Go(func() { p.pipe(client, server, &answers{p, client}) })
-		p.work.Go(func() { p.pipe(server, client, server) })
+		p.work.Go(func() { p.pipe(server, client, &requests{p, server}) })
 	}
 }
 
@@ -154,6 +173,28 @@ func (a *answers) Write(b []byte) (int, error) {
 		return len(b), nil
 	}
 	return a.client.Write(b)
+}
+
+// requests is the way from a client to its server.
+type requests struct {
+	proxy  *Proxy
+	server net.Conn
+}
+
+func (r *requests) Write(b []byte) (int, error) {
+	r.proxy.mu.Lock()
+	r.proxy.sent += int64(len(b))
+	beyond := r.proxy.sent - r.proxy.limit
+	if beyond >= 0 {
+		r.proxy.limit = math.MaxInt64
+	}
+	r.proxy.mu.Unlock()
+	if beyond < 0 {
+		return r.server.Write(b)
+	}
+	n, _ := r.server.Write(b[:int64(len(b))-beyond]) // it is cut in any case
+	r.proxy.Cut()
+	return n, net.ErrClosed
 }
 
 // late is what was read, and when it may be passed on.

@@ -297,35 +297,15 @@ func deliversToOpenSSH(t *testing.T, policy string) {
 	t.Helper()
 	server := sftptest.StartOpenSSH(t)
 	p := newPlace(t)
+	p.openSSH(server, server.Folder)
 	p.settings = "rename: " + policy
 	p.configure()
-	config, err := os.ReadFile(filepath.Join(p.dir, "relay.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.file("id", server.PrivateKey)
-	p.file("relay.yaml", strings.NewReplacer(
-		fmt.Sprintf("port: %d", p.sftp.Port), fmt.Sprintf("port: %d", server.Port),
-		"username: "+p.sftp.User, "username: "+server.User, "passphrase: {file: passphrase}", "private_key: {file: id}",
-		p.sftp.HostKeys[0], server.HostKeys[0], "remote_folder: "+sftptest.Folder, "remote_folder: "+server.Folder,
-	).Replace(string(config)))
 	if err := os.WriteFile(filepath.Join(server.Folder, name(2)), []byte("a stranger's"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p.start()
 	p.delivers(p.campaign("Winback", csv(212, 2), csv(213, 1)))
-	got := map[string]string{}
-	entries, err := os.ReadDir(server.Folder)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		b, err := os.ReadFile(filepath.Join(server.Folder, e.Name()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		got[e.Name()] = string(b)
-	}
+	got := p.files()
 	if policy == "none" { // the numbers of a job follow each other
 		got[name(1)], got[name(3)] = got[name(3)], got[name(4)]
 		delete(got, name(4))

@@ -63,7 +63,10 @@ type place struct {
 	host         string
 	port         int
 	hostKey      string
+	user         string
+	secret       string // how the credential logs in
 	folder       string
+	local        string // where the folder is on this machine; empty: of sftp
 	domain       string
 	identifier   string
 	columns      string
@@ -117,9 +120,26 @@ func at(t *testing.T, s *queuetest.Server, destinations ...string) *place {
 		config: "relay.yaml", lease: patient, folder: sftptest.Folder, domain: "shop", identifier: "phone", columns: "phone: mobile", destinations: destinations,
 	}
 	p.host, p.port, p.hostKey = p.sftp.Host, p.sftp.Port, p.sftp.HostKeys[0]
+	p.user, p.secret = p.sftp.User, "passphrase: {file: passphrase}"
 	p.file("passphrase", p.sftp.Password)
 	p.configure()
 	return p
+}
+
+// openSSH has an OpenSSH server be the receiver, whose folder is local.
+func (p *place) openSSH(s *sftptest.OpenSSH, local string) {
+	p.t.Helper()
+	p.host, p.port, p.hostKey, p.folder, p.local = s.Host, s.Port, s.HostKeys[0], s.Folder, local
+	p.user, p.secret = s.User, "private_key: {file: id}"
+	p.file("id", s.PrivateKey)
+}
+
+// proFTPD has a ProFTPD be the receiver.
+func (p *place) proFTPD(s *sftptest.ProFTPD) {
+	p.t.Helper()
+	p.host, p.port, p.hostKey, p.folder, p.local = s.Host, s.Port, s.HostKeys[0], s.Folder, s.Folder
+	p.user = s.User
+	p.file("passphrase", s.Password)
 }
 
 // file replaces a file at once, as an operator's tools do, and returns its path.
@@ -146,9 +166,9 @@ broker: {url: %s}
 source_prefixes: ["file://%s/"]
 %s
 credentials:
-- {id: sftp, type: attentive-mobile, hostname: %s, port: %d, username: %s, passphrase: {file: passphrase}, host_keys: [%q]}
+- {id: sftp, type: attentive-mobile, hostname: %s, port: %d, username: %s, %s, host_keys: [%q]}
 destinations:
-`, p.lease, p.url, p.dir, p.global, p.host, p.port, p.sftp.User, p.hostKey)
+`, p.lease, p.url, p.dir, p.global, p.host, p.port, p.user, p.secret, p.hostKey)
 	for _, d := range p.destinations {
 		fmt.Fprintf(&b, `- id: %s
   name: Segments
@@ -390,16 +410,24 @@ func (p *place) states(id string) string {
 	return strings.Join(slices.Compact(list), " ")
 }
 
+// path of a file in the receiver's folder.
+func (p *place) path(file string) string {
+	if p.local != "" {
+		return filepath.Join(p.local, file)
+	}
+	return filepath.Join(p.sftp.Path(p.folder), file)
+}
+
 // files returns what lies in the receiver's folder: contents by name.
 func (p *place) files() map[string]string {
 	p.t.Helper()
 	files := map[string]string{}
-	entries, err := os.ReadDir(p.sftp.Path(p.folder))
+	entries, err := os.ReadDir(p.path(""))
 	if err != nil {
 		return files
 	}
 	for _, e := range entries {
-		b, err := os.ReadFile(filepath.Join(p.sftp.Path(p.folder), e.Name()))
+		b, err := os.ReadFile(p.path(e.Name()))
 		if err == nil { // else renamed or removed meanwhile
 			files[e.Name()] = string(b)
 		}
