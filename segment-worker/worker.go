@@ -76,6 +76,7 @@ func work(ctx context.Context, p worker.Parts, account config.Account, tenure *o
 			Memory:      int64(p.Config.Dedup.Megabytes) << 20,
 			Disk:        disk,
 			CallTimeout: p.CallTimeout(),
+			Log:         p.Log,
 			Now:         time.Now,
 		}
 		runner := &job.Runner[*attentivev1.SegmentJob]{
@@ -84,6 +85,7 @@ func work(ctx context.Context, p worker.Parts, account config.Account, tenure *o
 			New:         func() *attentivev1.SegmentJob { return &attentivev1.SegmentJob{} },
 			Handle:      jobs.Handle,
 			Grace:       grace,
+			Cancelled:   jobs.Cancelled,
 			Parts:       p.Parts,
 		}
 		g, ctx := errgroup.WithContext(ctx)

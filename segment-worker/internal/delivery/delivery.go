@@ -21,6 +21,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -67,6 +68,7 @@ type Delivery struct {
 	// CallTimeout is the time-out of a rename, which is not begun without a lease
 	// that outlasts it.
 	CallTimeout time.Duration
+	Log         *slog.Logger
 	// Now gives the date of file names.
 	Now func() time.Time
 

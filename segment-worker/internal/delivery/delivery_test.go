@@ -566,25 +566,32 @@ func TestNothingIsVisibleBeforeAllIsRight(t *testing.T) {
 
 func TestProgressIsToldDuringTheUpload(t *testing.T) {
 	t.Parallel()
-	p := newPlace(t)
-	t.Cleanup(p.sftp.Resume)
-	var stalled atomic.Bool
-	p.sftp.Intercept(func(op sftptest.Op, _ string) error {
-		if op == sftptest.OpWrite && stalled.CompareAndSwap(false, true) {
-			p.sftp.Stall()
-		}
-		return nil
-	})
-	p.start()
-	id := p.send(p.orchestration("VIP", p.large()))
-	p.eventually("a write, after which all stands still", stalled.Load)
-	p.eventually("event of progress", func() bool {
-		return slices.ContainsFunc(p.events(id), func(e *attentivev1.JobEvent) bool {
-			return e.GetState() == attentivev1.JobState_JOB_STATE_UPLOADING && e.GetProgress().GetRowsRead() > 0
+	for rename, text := range map[string]string{"plain": " rows read", "none": " rows read again and written"} {
+		t.Run("rename "+rename, func(t *testing.T) {
+			t.Parallel()
+			p := newPlace(t)
+			p.settings = "rename: " + rename
+			p.configure()
+			t.Cleanup(p.sftp.Resume)
+			var stalled atomic.Bool
+			p.sftp.Intercept(func(op sftptest.Op, _ string) error {
+				if op == sftptest.OpWrite && stalled.CompareAndSwap(false, true) {
+					p.sftp.Stall()
+				}
+				return nil
+			})
+			p.start()
+			id := p.send(p.orchestration("VIP", p.large()))
+			p.eventually("a write, after which all stands still", stalled.Load)
+			p.eventually("event of progress", func() bool {
+				return slices.ContainsFunc(p.events(id), func(e *attentivev1.JobEvent) bool {
+					return strings.HasSuffix(e.GetText(), text) && e.GetProgress().GetRowsRead() > 0
+				})
+			})
+			p.sftp.Resume()
+			p.reaches(id, ledger.Succeeded)
 		})
-	})
-	p.sftp.Resume()
-	p.reaches(id, ledger.Succeeded)
+	}
 }
 
 // TestNextFileIsFilledMeanwhile: while the receiver takes the end of a file, rows

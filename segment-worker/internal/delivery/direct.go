@@ -153,6 +153,8 @@ func (f *finalFile) Close() error {
 	if err != nil {
 		return err
 	}
+	u.telling.Lock()
+	defer u.telling.Unlock()
 	return u.run.Change(f.ctx, func(e *ledger.Entry) { e.Plan = plan })
 }
 

@@ -297,7 +297,7 @@ func (h hand) run(ctx context.Context, t *testing.T) {
 			},
 			Sessions: remote.NewSessions(1, log), Sources: sources, Rejects: rejects, Ledger: jobs,
 			Numbers: filename.NewNumbers(files), Baselines: baseline.New(files), Metrics: m,
-			CallTimeout: handTimeout, Now: h.now,
+			CallTimeout: handTimeout, Log: log, Now: h.now,
 		}
 		runner := &job.Runner[*attentivev1.SegmentJob]{
 			Kind: contract.Segment, Destination: d.ID, New: func() *attentivev1.SegmentJob { return &attentivev1.SegmentJob{} },

@@ -49,6 +49,7 @@ type upload struct {
 	known      prints            // of sources that an earlier attempt read to their end
 	read       prints            // of those that this one did
 	committing bool              // the ledger may say that the job is being published
+	telling    sync.Mutex        // guards run while it is told how far the upload is
 }
 
 // prints are fingerprints of sources, by the index of their group.
@@ -136,9 +137,6 @@ func (u *upload) source(ctx context.Context, i int, read func(*source.Reader, re
 // ticking runs work and tells upstream meanwhile how far it is, by the rows read
 // on top of those of finished segments.
 func (u *upload) ticking(ctx context.Context, read func() uint64, work func() error) error {
-	if u.direct != nil {
-		return work() // which uses u.run itself
-	}
 	ctx, stop := context.WithCancel(ctx)
 	var ticking sync.WaitGroup
 	ticking.Go(func() { u.tick(ctx, read) })
@@ -147,7 +145,7 @@ func (u *upload) ticking(ctx context.Context, read func() uint64, work func() er
 	return work()
 }
 
-// tick is the only user of u.run and u.shown until it returns.
+// tick is the only user of u.shown until it returns.
 func (u *upload) tick(ctx context.Context, read func() uint64) {
 	ticker := time.NewTicker(tickEvery)
 	defer ticker.Stop()
@@ -158,9 +156,21 @@ func (u *upload) tick(ctx context.Context, read func() uint64) {
 		case <-ticker.C:
 			rows := u.total.read + read()
 			u.show(rows)
-			u.run.Progress(ctx, fmt.Sprintf("%d rows read", rows), &attentivev1.Progress{RowsRead: rows})
+			u.tell(ctx, rows)
 		}
 	}
+}
+
+// tell tells upstream how far the upload is. What was checked before stays true
+// while it is written.
+func (u *upload) tell(ctx context.Context, rows uint64) {
+	u.telling.Lock()
+	defer u.telling.Unlock()
+	if u.direct != nil {
+		u.run.Progress(ctx, fmt.Sprintf("%d rows read again and written", rows), u.run.Entry().Progress)
+		return
+	}
+	u.run.Progress(ctx, fmt.Sprintf("%d rows read", rows), &attentivev1.Progress{RowsRead: rows})
 }
 
 // refused keeps the rows of one group that cannot be sent.
