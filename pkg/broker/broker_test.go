@@ -447,6 +447,15 @@ func TestFullQueueRefuses(t *testing.T) {
 		t.Errorf("stream holds %d messages from sequence %d, want %d from %d",
 			info.State.Msgs, info.State.FirstSeq, stored, info.Config.FirstSeq)
 	}
+	if err := c.Ensure(ctx, broker.Settings{JobsBytes: 16 << 10, EventsBytes: 64 << 10}); err != nil {
+		t.Fatalf("a ceiling below what is stored: %v", err)
+	}
+	if stream, err = c.JS.Stream(ctx, broker.StreamJobs); err != nil {
+		t.Fatal(err)
+	}
+	if info := stream.CachedInfo(); info.State.Msgs != stored || info.Config.MaxBytes != 16<<10 {
+		t.Errorf("with a lower ceiling, %d bytes, %d jobs are left of %d", info.Config.MaxBytes, info.State.Msgs, stored)
+	}
 	for range 20 {
 		if _, err := c.JS.Publish(ctx, contract.EventSubject(contract.Segment, "acme", "job"), payload); err != nil {
 			t.Fatalf("events must never refuse: %v", err)

@@ -29,6 +29,8 @@ type Settings struct {
 	RejectsAge time.Duration
 	// ActionsAge is how long it is kept what operators did. Default a year.
 	ActionsAge time.Duration
+	// EventsAge is how long events are kept. Default 30 days.
+	EventsAge time.Duration
 }
 
 func (s Settings) withDefaults() Settings {
@@ -39,6 +41,7 @@ func (s Settings) withDefaults() Settings {
 	}
 	s.Replicas = max(s.Replicas, 1)
 	s.RejectsAge, s.ActionsAge = cmp.Or(s.RejectsAge, rejectsAge), cmp.Or(s.ActionsAge, actionsAge)
+	s.EventsAge = cmp.Or(s.EventsAge, eventsAge)
 	orDefault(&s.JobsBytes, 1<<30)
 	orDefault(&s.ProfilesBytes, 4<<30)
 	orDefault(&s.DeadBytes, 1<<30)
@@ -142,7 +145,7 @@ func streams(s Settings) []asset {
 	events.Discard = jetstream.DiscardOld
 	events.MaxMsgSize = contract.MaxMessageBytes
 	events.MaxBytes = s.EventsBytes
-	events.MaxAge = eventsAge
+	events.MaxAge = s.EventsAge
 	events.Duplicates = jobsWindow
 
 	actions := kept

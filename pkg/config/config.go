@@ -82,6 +82,23 @@ type Broker struct {
 	// ManageStreams is true (default) when the workers create and update
 	// streams and buckets, false when they only check them.
 	ManageStreams bool
+	// Ceilings of what it keeps.
+	Ceilings StreamCeilings
+}
+
+// StreamCeilings are the most that the broker keeps, in megabytes of 1,048,576
+// bytes, from 1 to 1,048,576. The broker reserves them on its disk. Lowering one
+// removes nothing but old events.
+type StreamCeilings struct {
+	// JobsMegabytes of jobs that wait; more are refused. Default 1,024.
+	JobsMegabytes int
+	// ProfilesMegabytes of profiles that wait; more are refused, and expansions wait.
+	// Default 4,096, some 10 million profiles.
+	ProfilesMegabytes int
+	// DeadLettersMegabytes; what fails beyond them waits in its queue. Default 1,024.
+	DeadLettersMegabytes int
+	// EventsMegabytes, beyond which old events are forgotten. Default 256.
+	EventsMegabytes int
 }
 
 // BrokerTLS names the files of a TLS connection, in PEM format. The client reads
@@ -106,6 +123,8 @@ type Retention struct {
 	Ledger time.Duration
 	// Actions of operators. Default 365 days, from 30 to 3650.
 	Actions time.Duration
+	// Events of jobs. Default 30 days, from 1 to 365.
+	Events time.Duration
 }
 
 // SourceLimits are the most that one source may hold. The defaults are the

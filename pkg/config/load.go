@@ -148,7 +148,7 @@ func (r *reader) config(v value) *Config {
 
 const day = 24 * time.Hour
 
-var defaultRetention = Retention{Audiences: 7 * day, Rejects: 30 * day, Ledger: 90 * day, Actions: 365 * day}
+var defaultRetention = Retention{Audiences: 7 * day, Rejects: 30 * day, Ledger: 90 * day, Actions: 365 * day, Events: 30 * day}
 
 func readRetention(v value) Retention {
 	m := v.mapping()
@@ -157,12 +157,16 @@ func readRetention(v value) Retention {
 		Rejects:   get(m, "rejects", defaultRetention.Rejects, duration(day, 365*day)),
 		Ledger:    get(m, "ledger", defaultRetention.Ledger, duration(7*day, 3650*day)),
 		Actions:   get(m, "actions", defaultRetention.Actions, duration(30*day, 3650*day)),
+		Events:    get(m, "events", defaultRetention.Events, duration(day, 365*day)),
 	}
 	m.done()
 	return r
 }
 
-var defaultBroker = Broker{URL: "nats://127.0.0.1:4222", InboxPrefix: "_INBOX", Replicas: 1, ManageStreams: true}
+var defaultBroker = Broker{
+	URL: "nats://127.0.0.1:4222", InboxPrefix: "_INBOX", Replicas: 1, ManageStreams: true,
+	Ceilings: StreamCeilings{JobsMegabytes: 1 << 10, ProfilesMegabytes: 4 << 10, DeadLettersMegabytes: 1 << 10, EventsMegabytes: 256},
+}
 
 var inboxPrefix = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,3}$`)
 
@@ -176,9 +180,23 @@ func readBroker(v value) Broker {
 			matching(inboxPrefix, "write letters, digits, _ and -, with dots between, as _INBOX_relay")),
 		Replicas:      get(m, "replicas", defaultBroker.Replicas, oneOf(1, 3, 5)),
 		ManageStreams: get(m, "manage_streams", defaultBroker.ManageStreams, boolean),
+		Ceilings:      get(m, "ceilings", defaultBroker.Ceilings, readStreamCeilings),
 	}
 	m.done()
 	return b
+}
+
+func readStreamCeilings(v value) StreamCeilings {
+	m := v.mapping()
+	megabytes, base := whole(1, 1<<20), defaultBroker.Ceilings
+	c := StreamCeilings{
+		JobsMegabytes:        get(m, "jobs_megabytes", base.JobsMegabytes, megabytes),
+		ProfilesMegabytes:    get(m, "profiles_megabytes", base.ProfilesMegabytes, megabytes),
+		DeadLettersMegabytes: get(m, "dead_letters_megabytes", base.DeadLettersMegabytes, megabytes),
+		EventsMegabytes:      get(m, "events_megabytes", base.EventsMegabytes, megabytes),
+	}
+	m.done()
+	return c
 }
 
 func readBrokerURL(v value) string {

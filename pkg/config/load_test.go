@@ -150,12 +150,15 @@ func TestLoadFull(t *testing.T) {
 			CAFile: "testdata/keys/ca.pem", CertificateFile: "testdata/keys/relay.pem", KeyFile: "testdata/keys/relay.key",
 		},
 		InboxPrefix: "_INBOX_relay", Replicas: 3,
+		Ceilings: config.StreamCeilings{JobsMegabytes: 2048, ProfilesMegabytes: 8192, DeadLettersMegabytes: 512, EventsMegabytes: 128},
 	}
 	rest := config.Config{
 		Broker: broker, OpsAddress: ":9000", SourcePrefixes: []string{"file:///srv/audiences/"},
 		SourceLimits: config.SourceLimits{Rows: 40_000_000, Megabytes: 4096},
-		Retention:    config.Retention{Audiences: 72 * time.Hour, Rejects: 14 * 24 * time.Hour, Ledger: 60 * 24 * time.Hour, Actions: 730 * 24 * time.Hour},
-		Dedup:        config.Dedup{Megabytes: 512, DiskMegabytes: 4096}, HeldMegabytes: 128,
+		Retention: config.Retention{
+			Audiences: 72 * time.Hour, Rejects: 14 * 24 * time.Hour, Ledger: 60 * 24 * time.Hour, Actions: 730 * 24 * time.Hour, Events: 7 * 24 * time.Hour,
+		},
+		Dedup: config.Dedup{Megabytes: 512, DiskMegabytes: 4096}, HeldMegabytes: 128,
 		S3: config.S3{Endpoint: "https://s3.example.com", Region: "eu-central-1"}, Lease: 30 * time.Second,
 		Credentials: got.Credentials, Destinations: got.Destinations,
 	}

@@ -297,8 +297,17 @@ func BrokerOptions(cfg *config.Config, name string) broker.Options {
 
 // BrokerSettings are the sizes of streams and buckets for cfg.
 func BrokerSettings(cfg *config.Config) broker.Settings {
+	const megabyte = 1 << 20
+	most := cfg.Broker.Ceilings
 	return broker.Settings{
-		Replicas: cfg.Broker.Replicas, RejectsAge: cfg.Retention.Rejects, ActionsAge: cfg.Retention.Actions,
+		Replicas:      cfg.Broker.Replicas,
+		JobsBytes:     int64(most.JobsMegabytes) * megabyte,
+		ProfilesBytes: int64(most.ProfilesMegabytes) * megabyte,
+		DeadBytes:     int64(most.DeadLettersMegabytes) * megabyte,
+		EventsBytes:   int64(most.EventsMegabytes) * megabyte,
+		RejectsAge:    cfg.Retention.Rejects,
+		ActionsAge:    cfg.Retention.Actions,
+		EventsAge:     cfg.Retention.Events,
 	}
 }
 

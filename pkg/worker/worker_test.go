@@ -614,3 +614,21 @@ func TestTwoWorkersInOneProcess(t *testing.T) {
 	}
 	second.works("a", "b")
 }
+
+// TestBrokerSettings: what the configuration says of streams is what they are made
+// with.
+func TestBrokerSettings(t *testing.T) {
+	t.Parallel()
+	cfg, err := config.Load("../config/testdata/full.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const day = 24 * time.Hour
+	want := broker.Settings{
+		Replicas: 3, JobsBytes: 2 << 30, ProfilesBytes: 8 << 30, DeadBytes: 512 << 20, EventsBytes: 128 << 20,
+		RejectsAge: 14 * day, ActionsAge: 730 * day, EventsAge: 7 * day,
+	}
+	if diff := cmp.Diff(want, worker.BrokerSettings(cfg)); diff != "" {
+		t.Errorf("settings (-want +got):\n%s", diff)
+	}
+}
