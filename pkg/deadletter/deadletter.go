@@ -143,6 +143,8 @@ type Filter struct {
 	Destination string
 	Kind        contract.Kind
 	Job         string
+	// After is the id after which they begin.
+	After uint64
 }
 
 // subject is the part of the filter that the broker applies.

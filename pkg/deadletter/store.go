@@ -148,6 +148,8 @@ func (s *Store) list(ctx context.Context, f Filter, size uint64, yield func(Lett
 	last := stream.CachedInfo().State.LastSeq
 	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
 		FilterSubject:     f.subject(),
+		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:       f.After + 1,
 		AckPolicy:         jetstream.AckNonePolicy,
 		HeadersOnly:       size == page,
 		MemoryStorage:     true,

@@ -63,6 +63,7 @@ type Metrics struct {
 
 	batches     batches
 	queues      *queues
+	letters     *letters
 	definitions []definition
 }
 
@@ -76,6 +77,7 @@ func New(reg prometheus.Registerer, destinations []Destination) *Metrics {
 	m.registerProcess(r)
 	m.batches = newBatches(r)
 	m.queues = newQueues(r)
+	m.letters = newLetters(r, m.label)
 	m.definitions = r.definitions
 	for _, d := range destinations {
 		m.known[d.ID] = true

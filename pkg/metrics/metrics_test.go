@@ -117,7 +117,7 @@ func closedSets() (rows []string) {
 		{"cause", texts(causes())},
 		{"scope", texts(fault.Scopes())},
 		{"`relay_blocked` reason", texts(fault.BlockReasons())},
-		{"`relay_dead_letters_total` reason", texts(fault.DeadLetterReasons())},
+		{"reason of dead letters", texts(fault.DeadLetterReasons())},
 	} {
 		rows = append(rows, fmt.Sprintf("| %s | %s |\n", label.name, strings.Join(label.values, ", ")))
 	}
@@ -147,6 +147,7 @@ func TestScrapeMatchesTheList(t *testing.T) {
 	m := New(reg, destinations())
 	m.PGPKeyDaysLeft("acme-segments").Set(30)
 	m.queues.set(Reading{Queues: []Queue{{Kind: contract.Segment, Destination: "acme-segments"}}, Streams: []Stream{{Name: "ATTENTIVE_JOBS"}}})
+	m.letters.set([]Letters{{Kind: contract.Segment, Destination: "acme-segments", Reason: fault.Rejected, Count: 1}})
 	scraped := families(t, reg)
 	want := make(map[string][]string)
 	for _, d := range m.definitions {

@@ -77,21 +77,31 @@ func newQueues(r *registry) *queues {
 // configuration, owned or not, so that depth and age are true while nobody works
 // a queue. A failed reading is logged when the one before it did not fail.
 func (m *Metrics) WatchQueues(ctx context.Context, read func(context.Context) (Reading, error), log *slog.Logger) {
+	watch(ctx, queueInterval, func(ctx context.Context) error {
+		reading, err := read(ctx)
+		if err == nil {
+			m.queues.set(reading)
+		}
+		return err
+	}, func(err error) {
+		log.WarnContext(ctx, "queues cannot be read; their metrics are missing until they can", "err", err)
+	})
+}
+
+// watch reads at once and every 10 seconds until ctx ends, for no longer than within,
+// and hands over the error of the first reading that fails after one that did not.
+func watch(ctx context.Context, within time.Duration, read func(context.Context) error, failed func(error)) {
 	ticker := time.NewTicker(queueInterval)
 	defer ticker.Stop()
 	failing := false
 	for {
-		readCtx, cancel := context.WithTimeout(ctx, queueInterval)
-		reading, err := read(readCtx)
+		readCtx, cancel := context.WithTimeout(ctx, within)
+		err := read(readCtx)
 		cancel()
-		switch {
-		case err == nil:
-			m.queues.set(reading)
-			failing = false
-		case !failing && ctx.Err() == nil:
-			log.WarnContext(ctx, "queues cannot be read; their metrics are missing until they can", "err", err)
-			failing = true
+		if err != nil && !failing && ctx.Err() == nil {
+			failed(err)
 		}
+		failing = err != nil
 		select {
 		case <-ctx.Done():
 			return

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/fault"
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -50,6 +51,48 @@ func TestOtherDestinations(t *testing.T) {
 	if diff := cmp.Diff(want[1:], got["relay_queue_depth"]); diff != "" {
 		t.Errorf("relay_queue_depth (-want +got):\n%s", diff)
 	}
+}
+
+// TestLetters: whatever stands in dead letters, the labels are those of the golden
+// list.
+func TestLetters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := prometheus.NewRegistry()
+		m := New(reg, destinations())
+		ctx, cancel := context.WithCancel(t.Context())
+		var down atomic.Bool
+		var logged strings.Builder
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			m.WatchLetters(ctx, func(context.Context) ([]Letters, error) {
+				if down.Load() {
+					return nil, errors.New("broker: no responders")
+				}
+				return []Letters{
+					{contract.Segment, "acme-segments", fault.SourceMissing, 3},
+					{contract.Segment, "gone", "a reason of tomorrow", 1},
+					{contract.Segment, "", "Ann's", 2},
+				}, nil
+			}, slog.New(slog.NewTextHandler(&logged, nil)))
+		}()
+		synctest.Wait()
+		want := []string{"destination=_other kind=segment reason=_other", "destination=acme-segments kind=segment reason=source_missing"}
+		if diff := cmp.Diff(want, families(t, reg)["relay_dead_letters_by_reason"]); diff != "" {
+			t.Errorf("relay_dead_letters_by_reason (-want +got):\n%s", diff)
+		}
+		down.Store(true)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got := families(t, reg)["relay_dead_letters_by_reason"]; got != nil {
+			t.Errorf("shown although the broker does not answer: %v", got)
+		}
+		if got := strings.Count(logged.String(), "dead letters cannot be counted by reason"); got != 1 {
+			t.Errorf("logged %d times while failing, want once:\n%s", got, logged.String())
+		}
+		cancel()
+		<-done
+	})
 }
 
 func TestWatchQueues(t *testing.T) {

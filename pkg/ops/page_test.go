@@ -50,6 +50,17 @@ func (w *worker) holds(t *testing.T, depth uint64, age time.Duration) {
 	}, nil)
 }
 
+// letters makes the broker hold these dead letters.
+func (w *worker) letters(t *testing.T, list ...metrics.Letters) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	w.WatchLetters(ctx, func(context.Context) ([]metrics.Letters, error) {
+		cancel() // one reading is enough
+		return list, nil
+	}, nil)
+}
+
 // block is what the receiver does to acme's attributes.
 func (w *worker) block() prometheus.Gauge {
 	return w.Blocked(contract.Attributes, "acme-attributes", metrics.Block{Scope: fault.ScopeAccount, Reason: fault.LogInRefused})
@@ -78,8 +89,8 @@ func TestVerdict(t *testing.T) {
 			w.holds(t, 7, 2*time.Hour)
 			w.block().Set(1)
 		}, []string{"<h1>Blocked: log_in_refused (account)</h1>", "waits: log_in_refused (account)"}},
-		{"dead letters", func(_ *testing.T, w *worker) {
-			w.DeadLetters(contract.Attributes, "acme-attributes", fault.OutcomeUnknown).Add(3)
+		{"dead letters", func(t *testing.T, w *worker) {
+			w.letters(t, metrics.Letters{Kind: contract.Attributes, Destination: "acme-attributes", Reason: fault.OutcomeUnknown, Count: 3})
 		}, []string{"<td>outcome_unknown", "<td>3"}},
 		{"rate limit", func(_ *testing.T, w *worker) {
 			w.LimiterLimit("acme-api", metrics.CustomAttributes).Set(150)

@@ -65,7 +65,7 @@ type view struct {
 
 	Queues    []queue
 	Endpoints []endpoint
-	Reasons   []bar // dead letters stored by this process
+	Reasons   []bar // dead letters stored
 	Streams   []bar
 
 	Waiting, Sent, Dead float64
@@ -226,14 +226,12 @@ func lookAt(of series, h *history, now, before sample) queue {
 	return q
 }
 
-// reasons counts the dead letters that this process has stored.
+// reasons counts the dead letters that are stored.
 func reasons(g gathered) (list []bar) {
 	counts, most := make(map[string]float64), 0.0
-	for _, s := range g["relay_dead_letters_total"] {
-		if s.value > 0 {
-			counts[s.labels["reason"]] += s.value
-			most = max(most, counts[s.labels["reason"]])
-		}
+	for _, s := range g["relay_dead_letters_by_reason"] {
+		counts[s.labels["reason"]] += s.value
+		most = max(most, counts[s.labels["reason"]])
 	}
 	for _, reason := range slices.Sorted(maps.Keys(counts)) {
 		list = append(list, bar{Name: reason, Count: counts[reason], Share: counts[reason] / most})

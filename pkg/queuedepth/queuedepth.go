@@ -32,19 +32,27 @@ type Reader struct {
 
 // New returns a reader of every kind of each destination.
 func New(js jetstream.JetStream, destinations []metrics.Destination) *Reader {
-	r := &Reader{js: js}
+	r := &Reader{js: js, kinds: LetterKinds(destinations)}
 	for _, d := range destinations {
 		for _, k := range d.Kinds {
 			r.queues = append(r.queues, metrics.Queue{Kind: k, Destination: d.ID})
-			r.kinds = append(r.kinds, k)
 		}
 	}
-	if slices.ContainsFunc(r.kinds, contract.Kind.Profile) {
-		r.kinds = append(r.kinds, contract.Unknown)
-	}
-	slices.Sort(r.kinds)
-	r.kinds = slices.Compact(r.kinds)
 	return r
+}
+
+// LetterKinds are those of the dead letters that a worker of these destinations
+// counts. Letters without a kind are counted by the one that sends profiles.
+func LetterKinds(destinations []metrics.Destination) []contract.Kind {
+	var kinds []contract.Kind
+	for _, d := range destinations {
+		kinds = append(kinds, d.Kinds...)
+	}
+	if slices.ContainsFunc(kinds, contract.Kind.Profile) {
+		kinds = append(kinds, contract.Unknown)
+	}
+	slices.Sort(kinds)
+	return slices.Compact(kinds)
 }
 
 // Read returns what each queue holds now, for each kind the dead letters of all

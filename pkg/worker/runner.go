@@ -217,6 +217,10 @@ func (r *runner) work(ctx context.Context, conn *broker.Conn, cfg *config.Config
 		return nil
 	})
 	g.Go(func() error {
+		m.WatchLetters(ctx, parts.DeadLetters.Tally(queuedepth.LetterKinds(destinations)...).Count, r.log)
+		return nil
+	})
+	g.Go(func() error {
 		r.watch(ctx, conn, BrokerSettings(cfg))
 		return nil
 	})
