@@ -110,6 +110,19 @@ func (r *relay) command(code int, program string, args ...string) string {
 
 func (r *relay) config() string { return filepath.Join(r.data, "relay.yaml") }
 
+// configure replaces a text of the configuration by another.
+func (r *relay) configure(from, to string) {
+	r.t.Helper()
+	before := text(r.t, r.config())
+	after := strings.Replace(before, from, to, 1)
+	if before == after {
+		r.t.Fatalf("no %q in the configuration:\n%s", from, before)
+	}
+	if err := os.WriteFile(r.config(), []byte(after), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 // write puts a file in place at once, where jobs may name it, and returns its path.
 func (r *relay) write(name, content string) string {
 	r.t.Helper()

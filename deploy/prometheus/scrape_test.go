@@ -27,12 +27,12 @@ import (
 // asked again when something is wrong.
 func quiet() map[string]string {
 	return map[string]string{
-		"Blocks":                            "nothing is blocked",
-		"Why not":                           "nothing is stopped",
-		"New dead letters":                  "nothing was dead-lettered in the last hour",
-		"Letters of the last day by reason": "nothing was dead-lettered",
-		"PGP keys":                          "the sandbox's key never expires",
-		"First PGP key expires in":          "the sandbox's key never expires",
+		"Blocks":                   "nothing is blocked",
+		"Why not":                  "nothing is stopped",
+		"New dead letters":         "nothing was dead-lettered in the last hour",
+		"Letters by reason":        "nothing was dead-lettered",
+		"PGP keys":                 "the sandbox's key never expires",
+		"First PGP key expires in": "the sandbox's key never expires",
 	}
 }
 
@@ -50,6 +50,7 @@ func TestRealRun(t *testing.T) {
 	s.expect(2, `up{job="attentive-relay"} == 1`)
 	done("both workers are scraped")
 	r.served()
+	inBatches(r, s)
 	r.command(0, "attributes-worker", "destinations", "pause", account.Attributes, "--because", "to see it")
 	s.expect(1, `relay_paused{destination="`+account.Attributes+`"} == 1`)
 	r.command(0, "attributes-worker", "destinations", "resume", account.Attributes)
@@ -89,6 +90,20 @@ func TestRealRun(t *testing.T) {
 	done("the workers are gone, and that is seen")
 }
 
+// batches is a destination that sends its attributes in batches.
+const batches = "acme-batches"
+
+// inBatches adds it to the configuration, and sends something to it.
+func inBatches(r *relay, s *server) {
+	r.t.Helper()
+	r.configure("destinations:\n", fmt.Sprintf("destinations:\n- id: %s\n  plugin: attentive-api\n  credential: acme-api\n"+
+		"  settings: {identifier: phone, default_region: US, api_mode: bulk, bulk: {confirm: true}}\n"+
+		"  templates: [{id: %s, columns: {phone: mobile, client_user_id: customer_id}, attributes: {first name: {}}}]\n", batches, account.Template))
+	s.expect(1, fmt.Sprintf("relay_owned{destination=%q} == 1", batches))
+	file := r.write("batches.csv", "mobile,customer_id,first name\n+12065580001,w-batch-1,Uma\n+12065580002,w-batch-2,Vito\n")
+	r.command(0, "attributes-worker", "send", "--destination", batches, "--name", "Batches", "--file", file)
+}
+
 // work sends what the demo did not: jobs while somebody looks, and opt-ins that
 // change nothing.
 func work(r *relay) {
@@ -123,7 +138,7 @@ func everyQuery(t *testing.T, s *server, trouble bool) {
 	if err := s.get("label/destination/values", url.Values{"match[]": {"relay_owned"}}, &destinations); err != nil {
 		t.Fatalf("the dashboard's variable: %v", err)
 	}
-	if want := []string{account.Attributes, account.Segments}; !slices.Equal(destinations, want) {
+	if want := []string{account.Attributes, batches, account.Segments}; !slices.Equal(destinations, want) {
 		t.Fatalf("destinations to choose from = %v, want %v", destinations, want)
 	}
 	for _, p := range panels(t) {
@@ -230,11 +245,12 @@ func goldenMetrics(t *testing.T, s *server, a addresses) {
 		"relay_limiter_wait_seconds":      a.AttributesOps,
 		"relay_profiles_skipped_total":    a.AttributesOps,
 	}
+	absent := []string{"relay_pgp_key_days_left", "relay_dead_letters_by_reason"} // the key never expires, no letter is stored
 	for _, address := range []string{a.SegmentOps, a.AttributesOps} {
 		want := make(map[string]string)
 		for name, kind := range golden(t) {
 			owner, limited := only[name]
-			if (!limited || owner == address) && name != "relay_pgp_key_days_left" { // the key never expires
+			if (!limited || owner == address) && !slices.Contains(absent, name) {
 				want[name] = kind
 			}
 		}
@@ -273,9 +289,6 @@ func golden(t *testing.T) map[string]string {
 func everyMetricMoved(t *testing.T, s *server) {
 	t.Helper()
 	for name, kind := range golden(t) {
-		if strings.HasPrefix(name, "relay_batches_") {
-			continue // the all-in-one sends one profile a call
-		}
 		if kind == "histogram" {
 			name += "_count"
 		}
@@ -299,6 +312,10 @@ func everyMetricMoved(t *testing.T, s *server) {
 		`relay_calls_total{endpoint="unsubscribe"}`,
 		`relay_calls_total{endpoint="subscriptions"}`,
 		`relay_calls_total{endpoint="me"}`,
+		`relay_calls_total{endpoint="bulk_attributes"}`,
+		`relay_calls_total{endpoint="bulk_status"}`,
+		`relay_batches_total{outcome="accepted"}`,
+		`relay_batches_total{outcome="completed"}`,
 		`relay_limiter_utilization_ratio{endpoint="custom_attributes"}`,
 		`relay_profiles_skipped_total{kind="subscribe",cause="unchanged"}`,
 		`relay_profiles_skipped_total{kind="unsubscribe",cause="unchanged"}`,
@@ -359,13 +376,15 @@ func breakDown(r *relay, s *server) (letters string) {
 		r.profile(kind, "+12065550114", operation)
 	}
 	s.expect(1, `relay_blocked{kind="segment",scope="account",reason="log_in_refused"} == 1`)
-	s.expect(3, `relay_blocked{kind!="segment",scope="account",reason="log_in_refused"} == 1`)
+	s.expect(6, `relay_blocked{kind!="segment",scope="account",reason="log_in_refused"} == 1`) // two destinations of one account
 	s.expect(4, `relay_queue_oldest_age_seconds > 1`)
 	s.expect(2, `relay_dead_letters == 1`)
+	s.expect(2, `relay_dead_letters_by_reason{reason=~"rejected|source_unreadable"} == 1`)
 	everyQuery(r.t, s, true)
 	s.alerted(
-		"RelayBlocked attributes acme-attributes", "RelayBlocked segment acme-segments",
-		"RelayBlocked subscribe acme-attributes", "RelayBlocked unsubscribe acme-attributes",
+		"RelayBlocked attributes acme-attributes", "RelayBlocked attributes acme-batches", "RelayBlocked segment acme-segments",
+		"RelayBlocked subscribe acme-attributes", "RelayBlocked subscribe acme-batches",
+		"RelayBlocked unsubscribe acme-attributes", "RelayBlocked unsubscribe acme-batches",
 		"RelayDeadLetters attributes acme-attributes", "RelayDeadLetters segment acme-segments",
 		"RelayKeyExpires acme-segments", "RelayUnclaimed segment",
 	)
@@ -418,14 +437,7 @@ func expiringKey(r *relay, s *server) {
 	if err := errors.Join(entity.Serialize(key), key.Close()); err != nil {
 		r.t.Fatal(err)
 	}
-	before := text(r.t, r.config())
-	after := strings.Replace(before, "pgp: {keys: [", "pgp: {keys: [expiring.pgp, ", 1)
-	if before == after {
-		r.t.Fatalf("no list of keys in the configuration:\n%s", before)
-	}
-	if err := os.WriteFile(r.config(), []byte(after), 0o600); err != nil {
-		r.t.Fatal(err)
-	}
+	r.configure("pgp: {keys: [", "pgp: {keys: [expiring.pgp, ")
 	s.expect(1, `relay_pgp_key_days_left > 9 < 10`)
 }
 
@@ -453,6 +465,7 @@ func repair(r *relay, s *server) {
 	s.expect(0, `relay_blocked > 0`)
 	s.expect(0, `relay_queue_depth > 0`)
 	s.expect(0, `relay_dead_letters > 0`)
+	s.expect(0, `relay_dead_letters_by_reason > 0`)
 	s.alerted("RelayKeyExpires acme-segments") // the key has ten days, still
 	var segments []struct {
 		Name  string
