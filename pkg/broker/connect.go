@@ -43,6 +43,10 @@ type Options struct {
 	// CredentialsFile holds a NATS user's JWT and key, or the key alone; empty
 	// means none. It is read again at each connect.
 	CredentialsFile string
+	// User and Password, or Token, are for servers that know passwords.
+	User, Password, Token string
+	// TLSFirst begins TLS before the server has said anything, as some are set up.
+	TLSFirst bool
 	// CAFile holds the certificates that the server's is signed by; empty means
 	// those of the system. CertificateFile and KeyFile are for a server that asks
 	// who the client is. All are read again at each connect.

@@ -19,6 +19,15 @@ func (o Options) login() ([]nats.Option, error) {
 		}
 		options = append(options, credentials)
 	}
+	if o.User != "" {
+		options = append(options, nats.UserInfo(o.User, o.Password))
+	}
+	if o.Token != "" {
+		options = append(options, nats.Token(o.Token))
+	}
+	if o.TLSFirst {
+		options = append(options, nats.TLSHandshakeFirst())
+	}
 	if o.CAFile != "" {
 		options = append(options, nats.RootCAs(o.CAFile))
 	}

@@ -26,7 +26,7 @@ to which, why, and how it ended. Kept for a year.`,
 	cmd.Flags().DurationVar(&since, "since", 7*24*time.Hour, "how far back")
 	jsonFlag(cmd.Flags(), &asJSON, "actions")
 	cmd.RunE = judged(func(cmd *cobra.Command, _ []string) error {
-		cfg, err := s.load()
+		cfg, err := s.loadBroker()
 		if err != nil {
 			return err
 		}

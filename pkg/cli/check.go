@@ -121,10 +121,11 @@ func (c *checker) broker(ctx context.Context, cfg *config.Config) {
 	conn, err := c.dial(ctx, cfg)
 	if err != nil {
 		c.found(Trial{Failed, "broker", "connect", err.Error()})
-		c.code = exitBroker
+		c.code = exitCode(ctx, err)
 		return
 	}
-	c.found(Trial{Passed, "broker", "connect", cfg.Broker.URL + ", nats-server " + conn.NC.ConnectedServerVersion()})
+	opt, _ := c.brokerOptions(cfg) // it was good a moment ago
+	c.found(Trial{Passed, "broker", "connect", opt.String() + ", nats-server " + conn.NC.ConnectedServerVersion()})
 	err = conn.Check(ctx, worker.BrokerSettings(cfg))
 	switch {
 	case err == nil:

@@ -70,7 +70,8 @@ type session struct {
 	screen         *progress.Screen
 
 	// Flags of all commands.
-	configFile string
+	configFile  string
+	natsContext string
 }
 
 func (s *session) root() *cobra.Command {
@@ -86,6 +87,8 @@ or refused, 4 broker unreachable, 130 interrupted.`,
 	}
 	root.PersistentFlags().StringVar(&s.configFile, "config", "",
 		"configuration file (default $ATTENTIVE_RELAY_CONFIG, else ./relay.yaml)")
+	root.PersistentFlags().StringVar(&s.natsContext, "context", "",
+		"connect as this context of the nats program does, not as the configuration says; - for the selected one")
 	root.AddCommand(
 		s.runCommand(), s.checkCommand(), s.sendCommand(), s.jobsCommand(), s.deadLettersCommand(), s.destinationsCommand(),
 		s.forgetCommand(), s.actionsCommand(), s.streamsCommand(),
@@ -110,6 +113,26 @@ func (s *session) load() (*config.Config, error) {
 	return cfg, nil
 }
 
+// loadBroker reads the configuration for commands that need nothing of it but the
+// broker: with a context they need none.
+func (s *session) loadBroker() (*config.Config, error) {
+	if s.natsContext != "" {
+		return &config.Config{}, nil
+	}
+	return s.load()
+}
+
+// brokerOptions says how to reach the broker.
+func (s *session) brokerOptions(cfg *config.Config) (broker.Options, error) {
+	name := s.program.Name + " command line"
+	if s.natsContext == "" {
+		return worker.BrokerOptions(cfg, name), nil
+	}
+	opt, err := broker.ContextOptions(s.natsContext)
+	opt.Name = name
+	return opt, fail(exitUsage, err)
+}
+
 // connect connects to the configured broker and calls with, and closes the
 // connection afterwards.
 func (s *session) connect(ctx context.Context, cfg *config.Config, with func(*broker.Conn) error) error {
@@ -126,7 +149,11 @@ func (s *session) connect(ctx context.Context, cfg *config.Config, with func(*br
 func (s *session) dial(ctx context.Context, cfg *config.Config) (*broker.Conn, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, fmt.Errorf("no answer within %v", connectTimeout))
 	defer cancel()
-	conn, err := broker.Connect(ctx, worker.BrokerOptions(cfg, s.program.Name+" command line"), s.log())
+	opt, err := s.brokerOptions(cfg)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := broker.Connect(ctx, opt, s.log())
 	if err != nil {
 		return nil, fail(exitBroker, err)
 	}

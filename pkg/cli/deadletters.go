@@ -86,7 +86,7 @@ func listed[T ~string](values []T) string { return strings.Join(texts(values), "
 
 // store opens the dead letters and calls with.
 func (s *session) store(ctx context.Context, with func(*broker.Conn, *deadletter.Store) error) error {
-	cfg, err := s.load()
+	cfg, err := s.loadBroker()
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -35,6 +36,9 @@ Spans go to an OpenTelemetry collector if OTEL_EXPORTER_OTLP_ENDPOINT names one.
 		var least slog.Level
 		if err := least.UnmarshalText([]byte(level)); err != nil {
 			return fail(exitUsage, fmt.Errorf("--log-level %q: use debug, info, warn or error", level))
+		}
+		if s.natsContext != "" {
+			return fail(exitUsage, errors.New("--context is for commands: a worker's broker stands in its configuration"))
 		}
 		if _, err := s.load(); err != nil {
 			return err // as every command says it, not as a line of the log
