@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -106,6 +108,10 @@ func (r *registry) why(ctx context.Context, f found) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	blocks, err := r.blocks(ctx, e)
+	if err != nil {
+		return "", err
+	}
 	reason, text, held := holdup(e)
 	switch {
 	case !configured(r.cfg, e.Destination):
@@ -114,12 +120,38 @@ func (r *registry) why(ctx context.Context, f found) (string, error) {
 		return "no worker asks for jobs of this destination: none runs, or none could take over yet", nil
 	case f.queued != nil && f.queued.Ahead > 0:
 		return fmt.Sprintf("%d jobs of this destination stand before it", f.queued.Ahead), nil
+	case len(blocks) > 0 && !held:
+		return strings.Join(blocks, "; ") + "; it goes on by itself once that is repaired", nil
 	case held:
 		return fmt.Sprintf("blocked (%s): %s; it goes on by itself once that is repaired", reason, text), nil
 	case e.Failures > 0:
 		return fmt.Sprintf("%d attempts have failed: %s", e.Failures, text), nil
 	}
 	return "", nil
+}
+
+// blocks says what the replicas say that a job waits for.
+func (r *registry) blocks(ctx context.Context, e ledger.Entry) ([]string, error) {
+	all, err := backlog.Blocks(ctx, r.conn)
+	if err != nil || e.State != ledger.Sending {
+		return blocked(all, e), err
+	}
+	outstanding, err := backlog.Profiles(ctx, r.conn, e.Destination, e.JobID)
+	// Only those that hold up what is left of it.
+	return blocked(slices.DeleteFunc(all, func(b backlog.Block) bool { return outstanding[b.Kind] == 0 }), e), err
+}
+
+// blocked says which blocks a job waits for: those of its own queue, and once all of
+// its profiles are stored, those of theirs.
+func blocked(all []backlog.Block, e ledger.Entry) (list []string) {
+	for _, b := range all {
+		text := b.String()
+		theirs := b.Destination == e.Destination && (b.Kind == e.Kind) == (e.State != ledger.Sending)
+		if theirs && !e.State.Terminal() && !slices.Contains(list, text) {
+			list = append(list, text)
+		}
+	}
+	return list
 }
 
 // left is how many seconds the limits ask for until the last profile of a job is

@@ -119,6 +119,10 @@ func (r *registry) list(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	blocks, err := backlog.Blocks(ctx, r.conn)
+	if err != nil {
+		return err
+	}
 	t := tabwriter.NewWriter(r.stdout, 0, 0, 2, ' ', 0)
 	defer func() { _ = t.Flush() }() // fails as stdout does
 	rows := 0
@@ -137,12 +141,12 @@ func (r *registry) list(ctx context.Context) error {
 		fmt.Fprintf(r.stderr, "%d older jobs are left out; --last 0 lists all\n", more)
 	}
 	for _, e := range entries {
-		row(e, note(e))
+		row(e, cmp.Or(note(e), strings.Join(blocked(blocks, e), "; ")))
 	}
 	if r.state == "" || r.state == string(waiting) {
 		err = r.queued(ctx, func(j backlog.Job) error {
 			j.State, j.Updated = waiting, j.Stored
-			row(j.Entry, fmt.Sprintf("%d jobs before it", j.Ahead))
+			row(j.Entry, strings.Join(append([]string{fmt.Sprintf("%d jobs before it", j.Ahead)}, blocked(blocks, j.Entry)...), "; "))
 			return nil
 		})
 	}

@@ -3,6 +3,7 @@ package cli_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -125,6 +126,45 @@ func TestAJobSaysWhereItWaits(t *testing.T) {
 	o.execute("jobs", dead).expect(t, 0, "audience_shrank", "10 rows, last time 100", "worker-1")
 	o.execute("jobs", uuid.NewString()).expect(t, 1, "neither in a queue nor in the ledger")
 	o.execute("jobs", "tonight").expect(t, 2, `"tonight" is no id of a job`)
+}
+
+// TestAJobSaysWhatBlocksIt: what a live replica says of its queues.
+func TestAJobSaysWhatBlocksIt(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	id := o.enter(ledger.Entry{
+		Kind: contract.Expand, Destination: "acme-attributes", State: ledger.Sending, Progress: &attentivev1.Progress{RowsRead: 1, ProfilesTotal: 1},
+	}, "", "")
+	o.profile(contract.Attributes, id)
+	kv, err := o.conn.JS.KeyValue(t.Context(), broker.BucketOwners)
+	if err != nil {
+		t.Fatal(err)
+	}
+	says := func(key, lease string, reasons ...string) {
+		t.Helper()
+		var status []string
+		for n, reason := range reasons {
+			kind := []contract.Kind{contract.Attributes, contract.Subscribe, contract.Expand}[n]
+			status = append(status, fmt.Sprintf(`{"kind":%q,"destination":"acme-attributes","scope":"account","reason":%q,"since":"2026-11-23T03:00:00Z"}`, kind, reason))
+		}
+		if _, err := kv.PutString(t.Context(), "replica.attributes-worker."+key, `{"id":"a","lease":`+lease+`,"status":[`+strings.Join(status, ",")+`]}`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	says("old", "1", "unreachable") // and dead
+	says("other", "60000000000")
+	if r := o.execute("jobs", id); strings.Contains(r.stdout, "blocked") {
+		t.Errorf("nobody said that it is blocked: %v", r)
+	}
+	says("owner", "60000000000", "log_in_refused", "scope_missing", "storage_full")
+	r := o.execute("jobs", id)
+	r.expect(t, 0, "waits        blocked since 2026-11-23T03:00:00Z: log_in_refused (account); it goes on by itself")
+	for _, reason := range []string{"scope_missing", "storage_full", "unreachable"} {
+		if strings.Contains(r.stdout, reason) {
+			t.Errorf("%s holds up nothing of it: %v", reason, r)
+		}
+	}
+	o.execute("jobs").expect(t, 0, "blocked since 2026-11-23T03:00:00Z: log_in_refused (account)")
 }
 
 func TestAJobSaysWhenItWillBeDone(t *testing.T) {

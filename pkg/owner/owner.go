@@ -124,7 +124,13 @@ type Config struct {
 	// Lease is how long an owner that fell silent keeps others out. Zero means
 	// [DefaultLease]. Processes may differ in it.
 	Lease time.Duration
+	// Status returns what this process has to say of itself, to people who read the
+	// bucket. It is asked at each announcement; nil: nothing.
+	Status func() any
 }
+
+// Replicas is the wildcard of the keys under which replicas say what they are.
+const Replicas = replicaPrefix + ">"
 
 // Plan is what a configuration names.
 type Plan struct {

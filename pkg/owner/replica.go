@@ -33,6 +33,8 @@ type announcement struct {
 	Destinations []string `json:"destinations"`
 	// Lease is how long the announcement holds; it is renewed every third of it.
 	Lease time.Duration `json:"lease"`
+	// Status is what [Config.Status] returns, for people.
+	Status any `json:"status,omitempty"`
 }
 
 // programPrefix is what the keys of a program's replicas begin with.
@@ -47,16 +49,11 @@ func (o *Owner) replicaKey() string {
 
 // announce keeps this replica announced until ctx ends.
 func (o *Owner) announce(ctx context.Context, plan Plan) {
-	value, err := json.Marshal(announcement{o.cfg.ID, plan.Accounts, plan.Destinations, o.cfg.Lease})
-	if err != nil { // of strings and a number: it cannot
-		o.log.Error("replica cannot be announced", "err", err)
-		return
-	}
-	defer o.withdraw(ctx)
 	said := ""
+	defer o.withdraw(ctx)
 	for ctx.Err() == nil {
 		wait := o.cfg.Lease / 3
-		switch err := o.announceOnce(ctx, value); {
+		switch err := o.announceOnce(ctx, plan); {
 		case err == nil:
 			o.removeDead(ctx)
 		case ctx.Err() == nil:
@@ -71,9 +68,17 @@ func (o *Owner) announce(ctx context.Context, plan Plan) {
 }
 
 // announceOnce writes the announcement.
-func (o *Owner) announceOnce(ctx context.Context, value []byte) error {
+func (o *Owner) announceOnce(ctx context.Context, plan Plan) error {
 	ctx, cancel := context.WithTimeout(ctx, o.cfg.Lease/6)
 	defer cancel()
+	says := announcement{ID: o.cfg.ID, Accounts: plan.Accounts, Destinations: plan.Destinations, Lease: o.cfg.Lease}
+	if o.cfg.Status != nil {
+		says.Status = o.cfg.Status()
+	}
+	value, err := json.Marshal(says)
+	if err != nil {
+		return fmt.Errorf("announce replica %q: %w", o.replicaKey(), err)
+	}
 	revision, err := o.kv.Put(ctx, o.replicaKey(), value)
 	if err != nil {
 		return fmt.Errorf("announce replica %q: %w", o.replicaKey(), err)

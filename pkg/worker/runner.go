@@ -197,7 +197,11 @@ func (r *runner) work(ctx context.Context, conn *broker.Conn, cfg *config.Config
 	}
 	parts.Metrics = m
 	r.report(nil)
-	owners := owner.New(leases, owner.Config{ID: r.id, Program: r.program.Name, Lease: cfg.Lease}, r.log)
+	var seen blocks
+	owners := owner.New(leases, owner.Config{ID: r.id, Program: r.program.Name, Lease: cfg.Lease, Status: func() any {
+		families, _ := r.gather() // what it has, should some of it fail
+		return seen.now(families)
+	}}, r.log)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.options.Quarantine.Run(ctx) })
 	g.Go(func() error {

@@ -127,6 +127,10 @@ func TestIncident(t *testing.T) {
 	i.until("the rows are profiles", func() bool { return i.state(nightly) == ledger.Sending && i.waiting() == 3 })
 
 	i.says("The page: RelayBlocked, kind attributes, reason log_in_refused. What waits, and what is wrong?")
+	i.until("the block is to be seen", func() bool {
+		blocks, err := backlog.Blocks(t.Context(), i.conn)
+		return err == nil && len(blocks) > 0 && blocks[0].Kind == contract.Attributes
+	})
 	i.types(0, "jobs")
 	i.types(1, "check")
 	i.says("The key was revoked in Attentive. Nobody else is to be bothered while a new one is made.")
