@@ -228,6 +228,9 @@ func (r *registry) show(v jobView) {
 	r.history(v.Entry)
 	if v.DeadLetters > 0 {
 		fmt.Fprintf(r.stdout, "%s dead letters: %s dead-letters list --job %s\n", progress.Amount(v.DeadLetters), r.program.Name, v.JobID)
+		if v.Kind == contract.Expand {
+			fmt.Fprintf(r.stdout, "their rows as CSV, to be repaired and sent again: %s jobs rejects %s --from FILE\n", r.program.Name, v.JobID)
+		}
 	}
 }
 
