@@ -68,8 +68,9 @@ func everything() plant.Layout {
 			{{ID: "att-a"}, {ID: "att-b"}},
 			{{ID: "att-c"}},
 			{{ID: "att-d"}},
+			{{ID: "att-e", Bulk: true}},
 		},
-		Ceilings: plant.Ceilings{Attributes: 30, Subscribe: 8, Unsubscribe: 4},
+		Ceilings: plant.Ceilings{Attributes: 30, Bulk: 4, Subscribe: 8, Unsubscribe: 4},
 	}
 }
 

@@ -311,6 +311,9 @@ func (r *run) empty(within time.Duration) error {
 		if err == nil && len(left) > 0 {
 			err = fmt.Errorf("%v wait", left)
 		}
+		if err == nil {
+			err = r.completed(ctx)
+		}
 		return err
 	})
 	for _, s := range r.Sandboxes {
@@ -321,6 +324,23 @@ func (r *run) empty(within time.Duration) error {
 		return fmt.Errorf("the backlog does not drain: %w", err)
 	}
 	return nil
+}
+
+// completed fails while there are batches of attributes that the API has accepted
+// and a worker has not seen completed.
+func (r *run) completed(ctx context.Context) error {
+	kv, err := r.conn.JS.KeyValue(ctx, broker.BucketBatches)
+	if err != nil {
+		return err
+	}
+	batches, err := kv.Keys(ctx)
+	if errors.Is(err, jetstream.ErrNoKeysFound) {
+		return nil
+	}
+	if err == nil {
+		err = fmt.Errorf("%d batches are not completed", len(batches))
+	}
+	return err
 }
 
 // until calls try until it returns nil.

@@ -15,7 +15,7 @@ const tolerated = 50 * time.Millisecond
 // effective are the calls that have an effect, and so an owner and a limit.
 func effective(c plant.Ceilings) map[string]int {
 	return map[string]int{
-		string(api.SetAttributes): c.Attributes, string(api.Subscribe): c.Subscribe, string(api.Unsubscribe): c.Unsubscribe,
+		string(api.SetAttributes): c.Attributes, string(api.BulkAttributes): c.Bulk, string(api.Subscribe): c.Subscribe, string(api.Unsubscribe): c.Unsubscribe,
 	}
 }
 

@@ -2,6 +2,7 @@ package judge_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -56,7 +57,7 @@ func newWorld() *world {
 	w.asks(api.Subscribe)
 	w.is(api.Active)
 	w.Accounts = []string{"api-1"}
-	w.Ceilings = plant.Ceilings{Attributes: 10, Subscribe: 2, Unsubscribe: 1}
+	w.Ceilings = plant.Ceilings{Attributes: 10, Bulk: 2, Subscribe: 2, Unsubscribe: 1}
 	w.Tenures = []plant.Tenure{
 		{At: at(0), Replica: "one", Account: "api-1", Epoch: 1},
 		{At: at(time.Minute), Replica: "two", Account: "api-1", Epoch: 2},
@@ -81,6 +82,17 @@ func (w *world) sets(kind, id string, n int) {
 	w.Arrivals = append(w.Arrivals, api.Arrival{
 		Endpoint: api.SetAttributes, Who: []api.Identity{{Kind: kind, Value: id}}, Attributes: map[string]string{load.Counter: fmt.Sprint(n)},
 	})
+}
+
+// batch brings updates of ann in rows of one batch.
+func (w *world) batch(updates ...int) {
+	a := api.Arrival{Endpoint: api.BulkAttributes}
+	for _, n := range updates {
+		a.Users = append(a.Users, api.User{
+			Who: []api.Identity{{Kind: "phone", Value: ann}}, Attributes: map[string]string{load.Counter: fmt.Sprint(n)},
+		})
+	}
+	w.Arrivals = append(w.Arrivals, a)
 }
 
 func (w *world) asks(e api.Endpoint) {
@@ -149,6 +161,14 @@ func TestJudge(t *testing.T) {
 			w.people[ann] = api.Subscriber{Attributes: map[string]string{load.Counter: "1"}}
 		}, judge.Lost, `has update "1"`},
 		{"an update is nobody's", func(_ *testing.T, w *world) { w.sets("phone", "+12140000009", 1) }, judge.Twice, "of no update"},
+		{"a batch brings the older update again, and the newer one", func(_ *testing.T, w *world) { w.batch(1, 2) }, "", ""},
+		{"a batch brings the older update last", func(_ *testing.T, w *world) { w.batch(2, 1) }, judge.Order, "update 1 of " + ann + " arrived after the last one"},
+		{"a batch has too many rows", func(_ *testing.T, w *world) { w.batch(slices.Repeat([]int{2}, 257)...) }, judge.Rate, "has 257 rows"},
+		{"too many batches in a second", func(_ *testing.T, w *world) {
+			for i := range 4 {
+				w.Sends = append(w.Sends, plant.Send{At: at(time.Duration(10+i) * 100 * time.Millisecond), Replica: "one", Call: string(api.BulkAttributes)})
+			}
+		}, judge.Rate, "4 calls within 300ms"},
 		{"a subscribe is repeated", func(_ *testing.T, w *world) { w.asks(api.Subscribe) }, judge.Twice, "subscribe of " + bob},
 		{"equal wishes in a row are one", func(_ *testing.T, w *world) {
 			w.wants(load.Subscribe)

@@ -10,9 +10,13 @@ import (
 	attentivev1 "attentive.internal/proto/attentive/v1"
 )
 
+// largestBatch is what Attentive takes.
+const largestBatch = 256
+
 // attributes judges the updates of each person: they arrive in the order of
 // their publication, and the last is what the person has. The same one may
-// arrive again while it is the newest.
+// arrive again while it is the newest. In batches it may also after newer ones that
+// travelled with it, when the answer to these was lost; they follow it again.
 func (v *Verdict) attributes(e Evidence) {
 	v.Counts["updates"] = len(e.Updates)
 	who := make(map[api.Identity]*load.Person)
@@ -23,24 +27,38 @@ func (v *Verdict) attributes(e Evidence) {
 		who[api.Identity{Kind: "email", Value: u.Person.Email}] = u.Person
 		who[api.Identity{Kind: "client_user_id", Value: u.Person.Customer}] = u.Person
 	}
-	arrived := make(map[*load.Person]int)
+	arrived, last := make(map[*load.Person]int), make(map[*load.Person]int)
 	for _, a := range e.Arrivals {
-		if a.Endpoint != api.SetAttributes {
-			continue
+		var rows []api.User
+		switch a.Endpoint {
+		case api.SetAttributes:
+			v.Counts["attribute calls"]++
+			rows = []api.User{{Who: a.Who, Attributes: a.Attributes}}
+		case api.BulkAttributes:
+			v.Counts["batches"]++
+			rows = a.Users
+			if len(rows) > largestBatch {
+				v.add(Rate, "batch %d has %d rows", a.Seq, len(rows))
+			}
 		}
-		v.Counts["attribute calls"]++
-		n, err := strconv.Atoi(a.Attributes[load.Counter])
-		if len(a.Who) == 0 || who[a.Who[0]] == nil || err != nil {
-			v.add(Twice, "attribute call %d is of no update that was published", a.Seq)
-			continue
+		for _, row := range rows {
+			n, err := strconv.Atoi(row.Attributes[load.Counter])
+			if len(row.Who) == 0 || who[row.Who[0]] == nil || err != nil {
+				v.add(Twice, "attribute call %d is of no update that was published", a.Seq)
+				continue
+			}
+			p := who[row.Who[0]]
+			if a.Endpoint == api.SetAttributes && n < arrived[p] {
+				v.add(Order, "update %d of %s arrived after update %d", n, p.Phone, arrived[p])
+			}
+			arrived[p] = max(arrived[p], n)
+			last[p] = n
 		}
-		p := who[a.Who[0]]
-		if n < arrived[p] {
-			v.add(Order, "update %d of %s arrived after update %d", n, p.Phone, arrived[p])
-		}
-		arrived[p] = max(arrived[p], n)
 	}
 	for p, n := range newest {
+		if last[p] != n && arrived[p] == n {
+			v.add(Order, "update %d of %s arrived after the last one, %d", last[p], p.Phone, n)
+		}
 		s, _ := e.Subscriber(p.Phone)
 		if got := s.Attributes[load.Counter]; got != strconv.Itoa(n) {
 			v.add(Lost, "%s has update %q, not the last one, %d", p.Phone, got, n)

@@ -96,8 +96,14 @@ func (l *Load) set(ctx context.Context, destination string, p *Person, random *r
 }
 
 func (l *Load) profile(ctx context.Context, destination string, p *attentivev1.Profile) error {
-	subject := contract.ProfileSubject(destination, contract.KindOf(p), contract.LiveJob)
-	_, err := l.store(ctx, subject, contract.MsgID(destination, p.GetId()), p)
+	kind := contract.KindOf(p)
+	_, err := l.store(ctx, contract.ProfileSubject(destination, kind, contract.LiveJob), contract.MsgID(destination, p.GetId()), p)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.waiting == nil {
+		l.waiting = make(map[Queue]int)
+	}
+	l.waiting[Queue{kind, destination}]++ // until it is counted: on a busy machine that may take long
 	return err
 }
 

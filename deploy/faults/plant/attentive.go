@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"time"
 
 	"attentive.internal/deploy/faults/wire"
 	"attentive.internal/pkg/sandbox"
@@ -19,7 +20,9 @@ func (p *Plant) startSandboxes(ctx context.Context) error {
 			api.ScopeAttributes, api.ScopeSubscriptions, api.ScopeReadSubscriptions,
 		}})
 	}
-	for _, e := range []api.Endpoint{api.SetAttributes, api.Subscribe, api.Unsubscribe, api.GetSubscriptions} {
+	for _, e := range []api.Endpoint{
+		api.SetAttributes, api.BulkAttributes, api.BulkStatus, api.Subscribe, api.Unsubscribe, api.GetSubscriptions,
+	} {
 		// What a frozen network lets go at once is not the sender's haste: rates
 		// are judged by when calls were sent.
 		limits[e] = 10_000
@@ -33,6 +36,11 @@ func (p *Plant) startSandboxes(ctx context.Context) error {
 			return err
 		}
 		if err := s.Listen(ctx); err != nil {
+			return err
+		}
+		// As long as it takes here, a batch that is repeated, because its answer was
+		// lost, is applied before the next one.
+		if err := s.API().SetBulk(api.BulkPolicy{Delay: api.Duration(200 * time.Millisecond)}); err != nil {
 			return err
 		}
 		p.Sandboxes = append(p.Sandboxes, s)

@@ -27,10 +27,12 @@ type Destination struct {
 	ID string
 	// Encrypted files, for segments.
 	Encrypted bool
+	// Bulk sends attributes in batches.
+	Bulk bool
 }
 
-// Ceilings are calls a second.
-type Ceilings struct{ Attributes, Subscribe, Unsubscribe int }
+// Ceilings are calls a second; those of Bulk are needed where a destination is.
+type Ceilings struct{ Attributes, Bulk, Subscribe, Unsubscribe int }
 
 // The template of every destination, and the columns that it knows.
 const (
@@ -79,8 +81,8 @@ func (p *Plant) yaml(l Layout, r *Replica) string {
 			i, host, port, p.secret("passphrase"), strings.TrimSpace(p.Sandboxes[i].HostKey()))
 	}
 	for i := range l.API {
-		fmt.Fprintf(&b, "- {id: api-%d, type: attentive-api, base_url: \"http://%s\", api_key: {file: %q}, ceilings: {attributes: %d, subscribe: %d, unsubscribe: %d}}\n",
-			i, p.api.Address, p.secret(KeyID(i)), l.Ceilings.Attributes, l.Ceilings.Subscribe, l.Ceilings.Unsubscribe)
+		fmt.Fprintf(&b, "- {id: api-%d, type: attentive-api, base_url: \"http://%s\", api_key: {file: %q}, ceilings: {%s}}\n",
+			i, p.api.Address, p.secret(KeyID(i)), l.Ceilings.yaml())
 	}
 	b.WriteString("destinations:\n")
 	for i, account := range l.SFTP {
@@ -90,18 +92,32 @@ func (p *Plant) yaml(l Layout, r *Replica) string {
 	}
 	for i, account := range l.API {
 		for _, d := range account {
+			mode := "custom"
+			if d.Bulk {
+				mode = "bulk"
+			}
 			fmt.Fprintf(&b, `- id: %s
   plugin: attentive-api
   credential: api-%d
-  settings: {identifier: phone, sign_up_unit: %q, single_opt_in: true, unknown_settle: 1s}
+  settings: {identifier: phone, sign_up_unit: %q, single_opt_in: true, unknown_settle: 1s, api_mode: %s}
   templates:
   - id: %s
     columns: {phone: %s, email: %s, client_user_id: %s, opt_in: %s}
     attributes: {%s: {type: number}}
-`, d.ID, i, Unit, Template, Phone, Email, Customer, OptIn, Count)
+`, d.ID, i, Unit, mode, Template, Phone, Email, Customer, OptIn, Count)
 		}
 	}
 	return b.String()
+}
+
+func (c Ceilings) yaml() string {
+	var all []string
+	for name, n := range map[string]int{"attributes": c.Attributes, "bulk": c.Bulk, "subscribe": c.Subscribe, "unsubscribe": c.Unsubscribe} {
+		if n > 0 {
+			all = append(all, fmt.Sprintf("%s: %d", name, n))
+		}
+	}
+	return strings.Join(all, ", ")
 }
 
 func (p *Plant) segments(account int, d Destination) string {
