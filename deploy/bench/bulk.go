@@ -136,7 +136,7 @@ func (r *bulkRig) oneBad(ctx context.Context) error {
 // onlyChanged sends the same rows twice, with one in a hundred changed.
 func onlyChanged(ctx context.Context, dir string, report func(result)) error {
 	return withBulkRig(ctx, dir, report, func(r *bulkRig) (err error) {
-		if err := r.start(ctx, "only_changed: {entries: 1500000}"); err != nil {
+		if err := r.start(ctx, "only_changed: {entries: 1000000}"); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, r.worker.Stop()) }()

@@ -12,9 +12,12 @@
 // another.
 //
 // Entries are 24 bytes in a table of fixed size, in memory or in a file that has no
-// name: eight share a line, and of those the one that was not heard of for longest
-// makes room. An entry may be given up early, never wrongly found, but for a chance
-// of one in 2^64.
+// name. Eight share a line; each may lie in either of two lines, the emptier one when
+// it is new, and when both are full the one that was not heard of for longest makes
+// room. An audience that comes in the same order every night would make all of a line
+// forgotten that has one too many: so there is half as much room again as entries
+// asked for, and with two lines to choose from none has one too many. An entry may be
+// given up early, never wrongly found, but for a chance of one in 2^64.
 package changed
 
 import (
@@ -67,7 +70,7 @@ type table interface {
 func Open(cfg config.OnlyChanged) (*Store, error) {
 	s := &Store{
 		seed: maphash.MakeSeed(), age: cfg.MaxAge, began: time.Now().Add(-time.Second),
-		lines: uint64(max(1, (cfg.Entries+ways-1)/ways)), //nolint:gosec // a setting, from 1,000
+		lines: uint64(max(1, (cfg.Entries+cfg.Entries/2+ways-1)/ways)), //nolint:gosec // a setting, from 1,000
 	}
 	size := int64(s.lines) * lineBytes //nolint:gosec // as above
 	if cfg.Store == config.InMemory {
@@ -154,67 +157,120 @@ func (s *Store) put(u Update, sum uint64) error {
 
 func (s *Store) now() time.Duration { return time.Since(s.began) }
 
-// line reads the line of an identifier; its lock is held.
-func (s *Store) line(id uint64) (line [lineBytes]byte, offset int64, err error) {
-	offset = int64(id%s.lines) * lineBytes //nolint:gosec // within the table
-	_, err = s.table.ReadAt(line[:], offset)
-	return line, offset, err
+// pair are the numbers of the two lines that an identifier may lie in.
+type pair [2]uint64
+
+func (s *Store) pair(id uint64) pair {
+	const odd = 0x9e3779b97f4a7c15 // its product depends on all bits of id in the upper half
+	return pair{id % s.lines, id * odd >> 32 % s.lines}
 }
 
-func (s *Store) lock(id uint64) *sync.Mutex { return &s.mu[id%s.lines%locks] }
+// lock locks both lines, in an order that is the same for everybody.
+func (s *Store) lock(p pair) {
+	a, b := p[0]%locks, p[1]%locks
+	s.mu[min(a, b)].Lock()
+	if a != b {
+		s.mu[max(a, b)].Lock()
+	}
+}
+
+func (s *Store) unlock(p pair) {
+	a, b := p[0]%locks, p[1]%locks
+	s.mu[a].Unlock()
+	if a != b {
+		s.mu[b].Unlock()
+	}
+}
+
+// entry is a place in the table, and what is there.
+type entry struct {
+	offset int64
+	id     uint64 // zero: nobody's
+	sum    uint64
+	at     time.Duration
+}
+
+// read reads a line; its lock is held.
+func (s *Store) read(line uint64) (entries [ways]entry, err error) {
+	var b [lineBytes]byte
+	offset := int64(line) * lineBytes //nolint:gosec // within the table
+	if _, err := s.table.ReadAt(b[:], offset); err != nil {
+		return entries, err
+	}
+	for i := range ways {
+		e := b[i*entryBytes:]
+		entries[i] = entry{
+			offset: offset + int64(i*entryBytes), id: binary.LittleEndian.Uint64(e), sum: binary.LittleEndian.Uint64(e[8:]),
+			at: time.Duration(binary.LittleEndian.Uint64(e[16:])), //nolint:gosec // what now returned
+		}
+	}
+	return entries, nil
+}
 
 // find returns the last update of an identifier; zero: none is remembered.
 func (s *Store) find(id uint64) (sum uint64, at time.Duration, err error) {
-	mu := s.lock(id)
-	mu.Lock()
-	defer mu.Unlock()
-	line, _, err := s.line(id)
-	if err != nil {
-		return 0, 0, err
-	}
-	for i := range ways {
-		if e := line[i*entryBytes:]; binary.LittleEndian.Uint64(e) == id {
-			return binary.LittleEndian.Uint64(e[8:]), time.Duration(binary.LittleEndian.Uint64(e[16:])), nil //nolint:gosec // what now returned
+	p := s.pair(id)
+	s.lock(p)
+	defer s.unlock(p)
+	for _, line := range p {
+		entries, err := s.read(line)
+		if err != nil {
+			return 0, 0, err
+		}
+		for _, e := range entries {
+			if e.id == id {
+				return e.sum, e.at, nil
+			}
 		}
 	}
 	return 0, 0, nil
 }
 
-// change sets the last update of an identifier, in its own place or in that of the
-// oldest. Zero frees it.
+// change sets the last update of an identifier, in its own place or in that of
+// nobody or the oldest. Zero frees it.
 func (s *Store) change(id, sum uint64) error {
-	mu := s.lock(id)
-	mu.Lock()
-	defer mu.Unlock()
-	line, offset, err := s.line(id)
-	if err != nil {
+	p := s.pair(id)
+	s.lock(p)
+	defer s.unlock(p)
+	place, err := s.place(id, p)
+	if err != nil || sum == 0 && place.id != id {
 		return err
 	}
-	place, oldest := -1, 0
-	for i := range ways {
-		e := line[i*entryBytes:]
-		if binary.LittleEndian.Uint64(e) == id {
-			place = i
-		}
-		if binary.LittleEndian.Uint64(e[16:]) < binary.LittleEndian.Uint64(line[oldest*entryBytes+16:]) {
-			oldest = i
-		}
+	var b [entryBytes]byte
+	if sum != 0 {
+		binary.LittleEndian.PutUint64(b[:], id)
+		binary.LittleEndian.PutUint64(b[8:], sum)
+		binary.LittleEndian.PutUint64(b[16:], uint64(s.now())) //nolint:gosec // never negative
 	}
-	switch {
-	case place < 0 && sum == 0:
-		return nil
-	case place < 0:
-		place = oldest
-	}
-	e := line[place*entryBytes : (place+1)*entryBytes]
-	binary.LittleEndian.PutUint64(e, id)
-	binary.LittleEndian.PutUint64(e[8:], sum)
-	binary.LittleEndian.PutUint64(e[16:], uint64(s.now())) //nolint:gosec // never negative
-	if sum == 0 {
-		clear(e)
-	}
-	_, err = s.table.WriteAt(e, offset+int64(place*entryBytes))
+	_, err = s.table.WriteAt(b[:], place.offset)
 	return err
+}
+
+// place returns where an identifier lies, or is to lie; the locks are held.
+func (s *Store) place(id uint64, p pair) (best entry, err error) {
+	most := -1 // entries of nobody in the line of best
+	for _, line := range p {
+		entries, err := s.read(line)
+		if err != nil {
+			return entry{}, err
+		}
+		free, oldest := 0, entries[0]
+		for _, e := range entries {
+			if e.id == id {
+				return e, nil
+			}
+			if e.id == 0 {
+				free++
+			}
+			if e.at < oldest.at {
+				oldest = e
+			}
+		}
+		if free > most || free == most && oldest.at < best.at {
+			most, best = free, oldest
+		}
+	}
+	return best, nil
 }
 
 // memory is a table in memory.

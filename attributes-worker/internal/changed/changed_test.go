@@ -153,6 +153,25 @@ func TestTheOldestMakesRoom(t *testing.T) {
 	}
 }
 
+// An audience of as many people as there are entries comes every night in the same
+// order: nobody is sent the same again.
+func TestAnAudienceThatFillsTheEntries(t *testing.T) {
+	t.Parallel()
+	const people = 200_000
+	s := open(t, config.OnlyChanged{Entries: people, Store: config.InMemory})
+	for night := range 3 {
+		sent := 0
+		for n := range people {
+			if send(t, s, []string{fmt.Sprint("phone:", n)}, map[string]any{"color": "red"}) {
+				sent++
+			}
+		}
+		if want := people; night == 0 && sent != want || night > 0 && sent != 0 {
+			t.Errorf("night %d: %d people were sent to", night+1, sent)
+		}
+	}
+}
+
 func TestABrokenDiskMakesItForgetAll(t *testing.T) {
 	t.Parallel()
 	s, err := Open(config.OnlyChanged{Store: config.OnDisk, Entries: 1000, MaxAge: time.Hour})
