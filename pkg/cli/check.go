@@ -11,6 +11,7 @@ import (
 
 	"attentive.internal/pkg/cli/progress"
 	"attentive.internal/pkg/config"
+	"attentive.internal/pkg/source"
 	"attentive.internal/pkg/worker"
 )
 
@@ -44,8 +45,8 @@ func (s *session) checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Validate the configuration and try every credential",
-		Long: `Validate the configuration, then try the broker and every credential that
-destinations of plugin "` + s.program.Plugin + `" use. Nothing is sent to Attentive
+		Long: `Validate the configuration, then try the broker, every prefix of sources, and
+every credential that destinations of plugin "` + s.program.Plugin + `" use. Nothing is sent to Attentive
 but what the trials need, and what they make is removed again.
 
 Everything that is wrong is reported, not only the first: faults of the
@@ -85,6 +86,7 @@ func (c *checker) check(ctx context.Context) error {
 		c.found(Trial{Warning, "configuration", cfg.Path, "nothing to do for this worker; add a destination of its plugin"})
 	}
 	c.broker(ctx, cfg)
+	c.sources(ctx, cfg)
 	for trial := range c.program.Check(ctx, cfg) {
 		c.found(trial)
 	}
@@ -136,6 +138,29 @@ func (c *checker) broker(ctx context.Context, cfg *config.Config) {
 		c.found(Trial{Failed, "broker", "streams", oneLine(err) + "; create or change that, or set broker.manage_streams: true"})
 	}
 	_ = conn.Close(context.WithoutCancel(ctx)) // nothing was written
+}
+
+// sources looks whether jobs can read what lies below the configured prefixes.
+func (c *checker) sources(ctx context.Context, cfg *config.Config) {
+	if len(cfg.SourcePrefixes) == 0 {
+		return
+	}
+	opener, err := source.New(source.Config{Prefixes: cfg.SourcePrefixes, S3: source.S3(cfg.S3)})
+	if err != nil {
+		c.found(Trial{Failed, "sources", "prefixes", oneLine(err)})
+		return
+	}
+	for _, prefix := range cfg.SourcePrefixes {
+		trial := Trial{Outcome: Passed, Subject: "sources", Step: prefix}
+		trial.Detail, err = opener.Try(ctx, prefix)
+		if err != nil {
+			trial.Outcome, trial.Detail = Failed, err.Error()
+		}
+		if errors.Is(err, source.ErrUntried) {
+			trial.Outcome = Warning
+		}
+		c.found(trial)
+	}
 }
 
 // oneLine writes joined errors one after the other.

@@ -282,6 +282,15 @@ ok       credential acme-sftp: log in: acme at sftp.attentivemobile.com:22
 	d.execute("check", "--json").expect(t, 1,
 		`{"outcome":"failed","subject":"credential acme-sftp","step":"log in","detail":"refused; correct the secret"}`+"\n")
 
+	trial.Outcome = cli.Passed
+	text, err := os.ReadFile(filepath.Join(d.dir, "relay.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.write("relay.yaml", strings.Replace(string(text), "credentials:", fmt.Sprintf("source_prefixes: [\"file://%s/\", file:///nowhere/]\ncredentials:", d.dir), 1))
+	d.execute("check").expect(t, 1, "ok       sources: file://"+d.dir+"/: the folder can be opened",
+		"failed   sources: file:///nowhere/: ", "mount or create the folder")
+
 	d.write("relay.yaml", "credentials: []\ndestinations: []\n")
 	d.execute("check", "--json").expect(t, 2, `{"outcome":"failed","subject":"configuration","step":"`+filepath.Join(d.dir, "relay.yaml")+`:1:14"`)
 }
