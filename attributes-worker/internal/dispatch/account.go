@@ -34,8 +34,14 @@ import (
 	"attentive.internal/pkg/worker"
 )
 
-// connections kept open: what the limits need at answers that take a second.
-const connections = 256
+// connections returns how many are kept open: as many as there may be calls under way
+// for a destination. One that is closed because others wait is soon opened again.
+func connections() (n int) {
+	for _, k := range []contract.Kind{contract.Attributes, contract.Subscribe, contract.Unsubscribe} {
+		n += slots(k)
+	}
+	return n
+}
 
 // Account is what the destinations of one account share.
 type Account struct {
@@ -65,7 +71,7 @@ func NewAccount(p worker.Parts, a config.Account, tenure *owner.Tenure) (*Accoun
 	credential := a.Credentials[0] // all of them log in to the same account
 	timeout := p.CallTimeout()
 	client, err := attentive.New(attentive.Config{
-		BaseURL: credential.API.BaseURL, Key: credential.APIKey, Timeout: timeout, Connections: connections,
+		BaseURL: credential.API.BaseURL, Key: credential.APIKey, Timeout: timeout, Connections: connections(),
 		Fence: tenure.Conn,
 	})
 	if err != nil {

@@ -49,6 +49,39 @@ func TestLateTimersCostNoTurns(t *testing.T) {
 	})
 }
 
+// Where turns are closer than timers can space them, a late timer grants all that
+// were due.
+func TestALateTimerGrantsWhatWasDue(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for limit, want := range map[int]int{1000: 1, 100_000: 100} {
+			l := New(limit)
+			var waiting []chan struct{}
+			for range limit {
+				turn := make(chan struct{})
+				waiting = append(waiting, turn)
+				l.waiting.PushBack(turn)
+			}
+			granted := func() (n int) {
+				l.dispatch()
+				for _, turn := range waiting {
+					select {
+					case <-turn:
+						n++
+					default:
+					}
+				}
+				return n
+			}
+			before := granted()
+			time.Sleep(10 * time.Millisecond)
+			if got := granted() - before; got < want || got > want+1 { // one is reserved before
+				t.Errorf("limit %d: %d turns after 10 ms without the dispatcher, want %d", limit, got, want)
+			}
+		}
+	})
+}
+
 // A turn is reserved before it is due. It must not be lost, and not be handed
 // out beside the next one, when nobody waits for it any more.
 func TestReservedTurnOfNobody(t *testing.T) {

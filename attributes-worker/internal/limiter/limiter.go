@@ -18,8 +18,9 @@
 // stopped.
 //
 // Two guards stand one behind the other. Run, the one dispatcher, spaces the
-// callers of Acquire evenly by a token bucket of burst 1. Do, called with the
-// write itself, looks at the times of the last sends and holds the write back
+// callers of Acquire evenly by a token bucket of burst 1, or of a millisecond's turns
+// where a limit is so high that timers cannot space them. Do, called with the write
+// itself, looks at the times of the last sends and holds the write back
 // where they are too close: after a stall many callers hold a turn that has
 // long been due, and the bucket no longer sees them.
 //
@@ -96,7 +97,7 @@ func New(perSecond int) *Limiter {
 		share:   1,
 		sends:   window{times: make([]time.Time, perSecond)},
 	}
-	l.bucket = rate.NewLimiter(l.rate(), 1)
+	l.bucket = rate.NewLimiter(l.rate(), l.burst())
 	l.Tolerate(DefaultJitter)
 	return l
 }
@@ -143,18 +144,24 @@ func (l *Limiter) Assume(ago time.Duration) {
 // HandOver returns once another Limiter of the same ceiling may begin. It is
 // called after the last send, and takes a second at most.
 //
-// With every for the spacing of the bucket, it waits until the n-th last send is
-// n*every ago, for all n. So of the sends before the handover less than
+// With every for the spacing of the bucket and a burst of 1, it waits until the n-th
+// last send is n*every ago, for all n. So of the sends before the handover less than
 // (span-d)/every lie within a span that ends d after it, and those of the other
 // Limiter are at most d/every + 1 by then, stalled or not, because its bucket
 // grants no more turns: together they are no more than the limit, because
-// span/every, for a span of a second plus the jitter, is just below it.
+// span/every, for a span of a second plus the jitter, is just below it. Of a larger
+// burst it waits for the spacing of the rest as well.
 func (l *Limiter) HandOver() {
 	l.mu.Lock()
-	wait := l.sends.even(time.Now(), l.spacing())
+	every := l.spacing()
+	wait := l.sends.even(time.Now().Add(-time.Duration(l.burst()-1)*every), every)
 	l.mu.Unlock()
 	time.Sleep(wait)
 }
+
+// burst is how many turns the bucket keeps for when the dispatcher is late: one, but
+// those of a millisecond, which is what timers are late by, where that is more.
+func (l *Limiter) burst() int { return max(1, l.ceiling/1000) }
 
 // spacing is the time between two turns at the ceiling. The caller holds mu.
 func (l *Limiter) spacing() time.Duration {
