@@ -382,6 +382,34 @@ func TestEnsureMendsTheOwners(t *testing.T) {
 	}
 }
 
+// What is kept of batches has an end date, also in a bucket that was made without
+// one.
+func TestBatchesHaveAnEndDate(t *testing.T) {
+	t.Parallel()
+	c := queuetest.Connect(t, queuetest.Start(t).URL)
+	ctx := t.Context()
+	batches, err := c.JS.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: broker.BucketBatches, History: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := batches.PutString(ctx, "acme.1", "kept"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Ensure(ctx, broker.Settings{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Check(ctx, broker.Settings{}); err != nil {
+		t.Error(err)
+	}
+	status, err := batches.Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := 90 * 24 * time.Hour; status.TTL() != want || status.Values() != 1 {
+		t.Errorf("%d entries end after %v, want 1 after %v", status.Values(), status.TTL(), want)
+	}
+}
+
 func TestEnsureNeverDeletes(t *testing.T) {
 	t.Parallel()
 	c := queuetest.Connect(t, queuetest.Start(t).URL)

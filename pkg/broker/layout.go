@@ -64,7 +64,10 @@ const (
 	eventsAge      = 30 * 24 * time.Hour
 	rejectsAge     = 30 * 24 * time.Hour
 	actionsAge     = 365 * 24 * time.Hour
-	actionsBytes   = 64 << 20
+	// batchesAge ends what is kept of batches whose destination nobody works any
+	// more: of those that are worked it is over after 14 days at the most.
+	batchesAge   = 90 * 24 * time.Hour
+	actionsBytes = 64 << 20
 
 	// maxConsumers must be positive: since 2.15 a server allows 1000 consumers
 	// a stream unless the stream itself names another number.
@@ -97,7 +100,7 @@ func assets(s Settings) []asset {
 		}),
 		bucket(jetstream.KeyValueConfig{
 			Bucket: BucketBatches, Description: "batches that the API has accepted and not completed", Replicas: s.Replicas,
-			LimitMarkerTTL: time.Minute, // a hundred a second may be removed
+			TTL: batchesAge, LimitMarkerTTL: time.Minute, // a hundred a second may be removed
 		}),
 		bucket(jetstream.KeyValueConfig{Bucket: BucketFiles, Description: "file numbers and published files", Replicas: s.Replicas}),
 		bucket(jetstream.KeyValueConfig{Bucket: BucketPauses, Description: "destinations that an operator has paused", Replicas: s.Replicas}),
@@ -205,7 +208,7 @@ func bucket(cfg jetstream.KeyValueConfig) asset {
 		want: jetstream.StreamConfig{
 			Name: "KV_" + cfg.Bucket, Subjects: []string{"$KV." + cfg.Bucket + ".>"},
 			Storage: cfg.Storage, Replicas: cfg.Replicas, MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew,
-			AllowMsgTTL: cfg.LimitMarkerTTL > 0,
+			MaxAge: cfg.TTL, AllowMsgTTL: cfg.LimitMarkerTTL > 0,
 		},
 		create: func(ctx context.Context, js jetstream.JetStream) error {
 			_, err := js.CreateKeyValue(ctx, cfg)
