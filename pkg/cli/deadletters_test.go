@@ -196,6 +196,7 @@ func TestDeadLettersShow(t *testing.T) {
 	if r := m.execute("dead-letters", "show", "4"); !strings.Contains(r.stdout, `"template": "default"`) || strings.Contains(r.stdout, "0199") {
 		t.Errorf("masked: %v", r)
 	}
+	m.execute("actions").expect(t, 0, "reveal dead letter 2", "revealed")
 	m.execute("dead-letters", "show", "99").expect(t, 1, "dead letter 99: no such dead letter; see `dead-letters list`")
 }
 

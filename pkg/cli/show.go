@@ -13,12 +13,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"attentive.internal/pkg/audit"
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/deadletter"
 )
 
 func (s *session) showCommand() *cobra.Command {
 	var reveal, asJSON bool
+	var by operator
 	cmd := &cobra.Command{
 		Use:   "show ID",
 		Short: "Show one dead letter",
@@ -28,19 +30,24 @@ masked that may be personal data.`,
   %[1]s dead-letters show 12 --json --reveal`, s.program.Name),
 		Args: cobra.ExactArgs(1),
 	}
-	cmd.Flags().BoolVar(&reveal, "reveal", false, "show the message as it is, personal data included")
+	cmd.Flags().BoolVar(&reveal, "reveal", false, "show the message as it is, personal data included; it is recorded who did")
+	by.flags(cmd.Flags())
 	jsonFlag(cmd.Flags(), &asJSON, "the dead letter")
 	cmd.RunE = judged(func(cmd *cobra.Command, args []string) error {
 		id, err := parseID(args[0])
 		if err != nil {
 			return fail(exitUsage, err)
 		}
-		return s.store(cmd.Context(), func(_ *broker.Conn, store *deadletter.Store) error {
+		return s.store(cmd.Context(), func(conn *broker.Conn, store *deadletter.Store) error {
 			l, err := find(cmd.Context(), store, id)
 			if err != nil {
 				return err
 			}
 			if reveal {
+				what := audit.Action{Verb: audit.Reveal, What: fmt.Sprintf("dead letter %d", id)}
+				if err := by.act(cmd.Context(), conn, what, func() (string, error) { return "revealed", nil }); err != nil {
+					return err
+				}
 				fmt.Fprintln(s.stderr, "warning: what follows may hold personal data")
 			}
 			view := letterView{letter: shown(l), Message: message(l, reveal)}

@@ -162,7 +162,7 @@ Winback_Shoes  3        -
 rows      600,010 read, 600,003 sent, 1 duplicate, 6 rejected
 rejected  5 phone_invalid
 rejected  1 phone_empty
-rejected rows are kept with their reasons: nats object get attentive_rejects rejects/segment/acme/` + jobID + `
+rejected rows are kept with their reasons: see jobs rejects ` + jobID + `
 warning: segment "Winback_Jeans" has 2 files
 delivered; Attentive shows it within 24 hours
 `},

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"attentive.internal/pkg/broker"
 	attentivev1 "attentive.internal/proto/attentive/v1"
 )
 
@@ -25,7 +24,7 @@ func Report(w io.Writer, e *attentivev1.JobEvent) {
 		}
 		_ = t.Flush() // fails as w does, which the caller sees
 	}
-	reportRows(w, e.GetProgress())
+	reportRows(w, e)
 	for _, warning := range e.GetWarnings() {
 		fmt.Fprintf(w, "warning: %s\n", warning)
 	}
@@ -34,7 +33,8 @@ func Report(w io.Writer, e *attentivev1.JobEvent) {
 	}
 }
 
-func reportRows(w io.Writer, p *attentivev1.Progress) {
+func reportRows(w io.Writer, e *attentivev1.JobEvent) {
+	p := e.GetProgress()
 	if p.GetRowsRead() == 0 {
 		return
 	}
@@ -47,8 +47,8 @@ func reportRows(w io.Writer, p *attentivev1.Progress) {
 	for _, reason := range byCount(p.GetRejectedByReason()) {
 		fmt.Fprintf(w, "rejected  %s %s\n", Amount(p.GetRejectedByReason()[reason]), reason)
 	}
-	if name := p.GetRejectsObject(); name != "" {
-		fmt.Fprintf(w, "rejected rows are kept with their reasons: nats object get %s %s\n", broker.ObjectsRejects, name)
+	if p.GetRejectsObject() != "" {
+		fmt.Fprintf(w, "rejected rows are kept with their reasons: see jobs rejects %s\n", e.GetJobId())
 	}
 }
 
