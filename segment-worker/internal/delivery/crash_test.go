@@ -387,25 +387,32 @@ func (s *story) decrypt(content string) string {
 	return string(b)
 }
 
-// watch counts the changes of the ledger by the state that they lead to.
+// watch counts the changes of the ledger by the state that they lead to, up to
+// the last one there is when they are asked for.
 func (s *story) watch() (changes func() map[ledger.State]int) {
 	s.t.Helper()
 	kv, err := s.conn.JS.KeyValue(s.t.Context(), broker.BucketLedger)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	watcher, err := kv.Watch(s.t.Context(), ledger.Key(contract.Segment, s.destinations[0], "*"))
+	keys := ledger.Key(contract.Segment, s.destinations[0], "*")
+	watcher, err := kv.Watch(s.t.Context(), keys)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	return func() map[ledger.State]int {
 		s.t.Helper()
-		if err := watcher.Stop(); err != nil {
-			s.t.Error(err)
+		stream, err := s.conn.JS.Stream(s.t.Context(), "KV_"+broker.BucketLedger)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		last, err := stream.GetLastMsgForSubject(s.t.Context(), "$KV."+broker.BucketLedger+"."+keys)
+		if err != nil {
+			s.t.Fatal(err)
 		}
 		count := map[ledger.State]int{}
 		for update := range watcher.Updates() {
-			if update == nil {
+			if update == nil { // those of before the watch are told
 				continue
 			}
 			var e ledger.Entry
@@ -413,6 +420,12 @@ func (s *story) watch() (changes func() map[ledger.State]int) {
 				s.t.Error(err)
 			}
 			count[e.State]++
+			if update.Revision() >= last.Sequence {
+				break
+			}
+		}
+		if err := watcher.Stop(); err != nil {
+			s.t.Error(err)
 		}
 		return count
 	}
