@@ -27,7 +27,7 @@ func newBulkRig(t *testing.T, bulk string, policy api.BulkPolicy) *rig {
 	t.Helper()
 	r := newRig(t)
 	r.settings = "single_opt_in: true, api_mode: bulk, bulk: " + bulk
-	r.lease = 30 * time.Second // a call that is made once more changes what is counted
+	r.lease = longLease
 	r.bulk(policy)
 	return r
 }

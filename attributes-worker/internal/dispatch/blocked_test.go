@@ -35,6 +35,7 @@ func (r *rig) publishSome(n int) {
 func TestARefusedKeyBlocksTheAccount(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	r.lease = longLease
 	r.publishSome(200)
 	run := r.start()
 	r.arrived(api.SetAttributes, 60)
@@ -83,6 +84,7 @@ func TestARefusedKeyBlocksTheAccount(t *testing.T) {
 func TestAKeyFileThatIsReplaced(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	r.lease = longLease
 	r.publishSome(20)
 	run := r.start()
 	r.drained()
@@ -110,6 +112,7 @@ func TestAKeyFileThatIsReplaced(t *testing.T) {
 func TestAMissingScopeBlocksItsEndpoints(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	r.lease = longLease
 	if err := r.sandbox.API().SetScopes(only, api.ScopeAttributes); err != nil {
 		t.Fatal(err)
 	}
@@ -139,6 +142,7 @@ func TestAMissingScopeBlocksItsEndpoints(t *testing.T) {
 func TestAHostThatIsDown(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	r.lease = longLease
 	r.settings = "retry_budget: {attempts: 5, duration: 1h}"
 	r.publishSome(100)
 	r.sandbox.Stop()
@@ -166,6 +170,7 @@ func TestAHostThatIsDown(t *testing.T) {
 func TestThrottledCallsAreMadeAgain(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	r.lease = longLease
 	r.settings = "retry_budget: {attempts: 1, duration: 1s}"
 	r.fault(api.Fault{Status: http.StatusTooManyRequests, RetryAfter: "1", Times: 3})
 	r.publishSome(20)

@@ -3,7 +3,6 @@ package dispatch_test
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	attentivev1 "attentive.internal/proto/attentive/v1"
 
@@ -26,7 +25,7 @@ func TestOnlyWhatChanged(t *testing.T) {
 			const people = 40
 			r := newRig(t)
 			r.settings = "single_opt_in: true, " + mode
-			r.lease = 30 * time.Second // a call that is made once more changes what is counted
+			r.lease = longLease
 			r.bulk(api.BulkPolicy{})
 			version := make([]int, people)
 			send := func() {

@@ -181,6 +181,7 @@ func (r *rig) withoutCompany(told <-chan struct{}) {
 func TestTheCompanyIsAskedForOnce(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	r.lease = longLease
 	var people []string
 	for n := range 40 {
 		people = append(people, phone(n))
