@@ -75,7 +75,9 @@ func TestVerdict(t *testing.T) {
 		make func(t *testing.T, w *worker)
 		want []string
 	}{
-		{"idle", func(*testing.T, *worker) {}, []string{"<h1>Nothing waits</h1>", `class="verdict idle"`}},
+		{"idle", func(*testing.T, *worker) {}, []string{
+			"<h1>Nothing waits</h1>", `class="verdict idle"`, "<dt>Oldest message</dt><dd>–</dd>",
+		}},
 		{"flowing", func(t *testing.T, w *worker) { w.holds(t, 12345, 90*time.Second) }, []string{
 			"<h1>Data is flowing</h1>", "The oldest message is 1 min old.", "12,345", "42 %",
 		}},
@@ -91,11 +93,11 @@ func TestVerdict(t *testing.T) {
 		}, []string{"<h1>Blocked: log_in_refused (account)</h1>", "waits: log_in_refused (account)"}},
 		{"dead letters", func(t *testing.T, w *worker) {
 			w.letters(t, metrics.Letters{Kind: contract.Attributes, Destination: "acme-attributes", Reason: fault.OutcomeUnknown, Count: 3})
-		}, []string{"<td>outcome_unknown", "<td>3"}},
+		}, []string{"<td>outcome_unknown", "<td>3", "worker dead-letters list"}},
 		{"rate limit", func(_ *testing.T, w *worker) {
 			w.LimiterLimit("acme-api", metrics.CustomAttributes).Set(150)
 			w.LimiterUtilization("acme-api", metrics.CustomAttributes).Set(0.995)
-		}, []string{"<td>custom_attributes", "<td>150", "100 %"}},
+		}, []string{"<td>custom_attributes", ">150", "100 %"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
