@@ -130,7 +130,17 @@ const (
 	snappyCodec  = 1
 	gzipCodec    = 2
 	zstdCodec    = 6
+	lz4Codec     = 7
 )
+
+// codecName names a compression that is not read, as the format does.
+func codecName(codec int64) string {
+	names := map[int64]string{3: "LZO", 4: "BROTLI", 5: "LZ4, the framed one that LZ4_RAW has replaced"}
+	if name, ok := names[codec]; ok {
+		return name
+	}
+	return fmt.Sprintf("number %d", codec)
+}
 
 // unpacker unpacks pages.
 type unpacker struct {
@@ -168,8 +178,12 @@ func (u *unpacker) unpack(dst, packed []byte, codec, size int64) ([]byte, error)
 			}
 		}
 		dst, err = u.zstd.DecodeAll(packed, grow(dst, size)[:0])
+	case lz4Codec:
+		dst = grow(dst, size)
+		block := lz4Block(packed)
+		err = block.unpack(dst)
 	default:
-		return nil, fmt.Errorf("its compression (number %d) is not read; use snappy, gzip, zstd or none", codec)
+		return nil, fmt.Errorf("its compression (%s) is not read; use snappy, gzip, zstd, LZ4_RAW or none", codecName(codec))
 	}
 	switch {
 	case err != nil:

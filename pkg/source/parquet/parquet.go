@@ -7,9 +7,9 @@
 // damaged file is an error and never a panic; checksums of pages are compared
 // where they are there.
 //
-// It reads all encodings, and the compressions snappy, gzip and zstd. It does not
-// read nested and repeated columns, which are passed over, encrypted files, brotli
-// and LZ4.
+// It reads all encodings, and the compressions snappy, gzip, zstd and LZ4_RAW. It
+// does not read nested and repeated columns, which are passed over, encrypted
+// files, brotli, LZO and the LZ4 that LZ4_RAW has replaced.
 //
 // Source: the Apache Parquet format, version 2.12.
 package parquet

@@ -132,7 +132,9 @@ func TestWhatAnotherLibraryWrites(t *testing.T) {
 	columns := []string{
 		"phone", "email", "plain", "shared", "length", "points", "small", "big", "tiny", "ratio", "short", "vip", "yes", "born", "seen", "paid", "id", "old",
 	}
-	codecs := map[string]compress.Codec{"none": &peer.Uncompressed, "snappy": &peer.Snappy, "gzip": &peer.Gzip, "zstd": &peer.Zstd}
+	codecs := map[string]compress.Codec{
+		"none": &peer.Uncompressed, "snappy": &peer.Snappy, "gzip": &peer.Gzip, "zstd": &peer.Zstd, "LZ4_RAW": &peer.Lz4Raw,
+	}
 	for name, codec := range codecs {
 		for _, version := range []int{1, 2} {
 			for _, page := range []int{300, 1 << 20} {
@@ -184,7 +186,7 @@ func TestFaults(t *testing.T) {
 		"a part":       {good[:len(good)/2], "does not end"},
 		"encrypted":    {append(bytes.Clone(good[:len(good)-4]), "PARE"...), "encrypted"},
 		"large footer": {append(bytes.Clone(good[:len(good)-8]), "\xff\xff\xff\x7fPAR1"...), "metadata has"},
-		"brotli":       {good, "compression"},
+		"brotli":       {good, "its compression (BROTLI) is not read; use snappy"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -214,6 +216,7 @@ func FuzzParquet(f *testing.F) {
 	f.Add(written(f, 3, peer.DataPageVersion(1)))
 	f.Add(written(f, 3, peer.Compression(&peer.Snappy)))
 	f.Add(written(f, 3, peer.Compression(&peer.Zstd), peer.DataPageVersion(1)))
+	f.Add(written(f, 3, peer.Compression(&peer.Lz4Raw)))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		file, err := parquet.Open(bytes.NewReader(data), int64(len(data)))
 		if err != nil {
