@@ -239,11 +239,15 @@ func TestEncrypted(t *testing.T) {
 		_ = exec.Command("gpgconf", "--homedir", home, "--kill", "all").Run() // it may not run
 	})
 	key := string(command("--armor", "--export", "receiver@example.com"))
-	for _, armor := range []bool{false, true} {
-		t.Run(fmt.Sprintf("armor %v", armor), func(t *testing.T) {
+	for _, tt := range []struct {
+		split string
+		most  int // bytes of a file
+		armor bool
+	}{{"split_rows: 200000", 200_000 * len("+12122010000,VIP\n"), false}, {"split_megabytes: 3", 3_000_000, true}} {
+		t.Run(fmt.Sprintf("armor %v, %s", tt.armor, tt.split), func(t *testing.T) {
 			p := newPlace(t)
 			p.file("receiver.asc", key)
-			p.settings = fmt.Sprintf("split_rows: 200000, pgp: {keys: [receiver.asc], armor: %v, suffix: .gpg}", armor)
+			p.settings = fmt.Sprintf("%s, pgp: {keys: [receiver.asc], armor: %v, suffix: .gpg}", tt.split, tt.armor)
 			p.configure()
 			p.start()
 			e := p.delivers(p.orchestration("VIP", p.large()))
@@ -251,12 +255,15 @@ func TestEncrypted(t *testing.T) {
 				t.Fatalf("only %d rows were sent: %v", e.Progress.GetRowsSent(), e.Progress)
 			}
 			files := p.files()
-			if got := files[name(1)+".gpg"]; len(files) != len(e.Segments[0].GetFiles()) || strings.HasPrefix(got, "-----BEGIN PGP MESSAGE") != armor || strings.Contains(got, ",VIP\n") {
+			if got := files[name(1)+".gpg"]; len(files) != len(e.Segments[0].GetFiles()) || strings.HasPrefix(got, "-----BEGIN PGP MESSAGE") != tt.armor || strings.Contains(got, ",VIP\n") {
 				t.Errorf("%d files, the first begins with %.30q", len(files), got)
 			}
 			var lines int
-			for _, f := range e.Segments[0].GetFiles() {
+			for i, f := range e.Segments[0].GetFiles() {
 				plain := command("--decrypt", filepath.Join(p.sftp.Path(sftptest.Folder), f))
+				if len(plain) > tt.most || i == 0 && len(plain) < tt.most-20 {
+					t.Errorf("gpg reads %d bytes of file %d, of which one may have %d", len(plain), i+1, tt.most)
+				}
 				lines += bytes.Count(plain, []byte(",VIP\n"))
 			}
 			if uint64(lines) != e.Progress.GetRowsSent() {
@@ -292,27 +299,33 @@ func TestOpenSSH(t *testing.T) {
 	}
 }
 
-// deliversToOpenSSH: also where a name is taken by somebody else.
+// deliversToOpenSSH: also where a name is taken by somebody else. The files of the
+// job before go, with their success files.
 func deliversToOpenSSH(t *testing.T, policy string) {
 	t.Helper()
 	server := sftptest.StartOpenSSH(t)
 	p := newPlace(t)
 	p.openSSH(server, server.Folder)
-	p.settings = "rename: " + policy
+	p.settings = "success_file: true, rename: " + policy
 	p.configure()
 	if err := os.WriteFile(filepath.Join(server.Folder, name(2)), []byte("a stranger's"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p.start()
-	p.delivers(p.campaign("Winback", csv(212, 2), csv(213, 1)))
-	got := p.files()
+	numbers := []int{1, 3, 4, 5}
 	if policy == "none" { // the numbers of a job follow each other
-		got[name(1)], got[name(3)] = got[name(3)], got[name(4)]
-		delete(got, name(4))
+		numbers = []int{3, 4, 5, 6}
 	}
-	want := map[string]string{name(1): rows("WinbackG1", 212, 2), name(2): "a stranger's", name(3): rows("WinbackG2", 213, 1)}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("files (-want +got):\n%s", diff)
+	for job := range 2 {
+		p.delivers(p.campaign("Winback", csv(212, 2+job), csv(213, 1+job)))
+		want := map[string]string{name(2): "a stranger's"}
+		for i, rows := range []string{rows("WinbackG1", 212, 2+job), rows("WinbackG2", 213, 1+job)} {
+			file := name(numbers[2*job+i])
+			want[file], want[file+".DONE"] = rows, ""
+		}
+		if diff := cmp.Diff(want, p.files()); diff != "" {
+			t.Errorf("files of job %d (-want +got):\n%s", job+1, diff)
+		}
 	}
 }
 

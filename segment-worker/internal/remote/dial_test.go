@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 
 	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/peer"
 	"attentive.internal/pkg/sftptest"
 	"attentive.internal/segment-worker/internal/remote"
 )
@@ -153,6 +155,43 @@ func write(t *testing.T, text string) string {
 		t.Fatal(err)
 	}
 	return file
+}
+
+// TestFilesOfOpenSSH: a key as ssh-keygen encrypts it, and the keys of a host as
+// ssh-keyscan writes them down.
+func TestFilesOfOpenSSH(t *testing.T) {
+	t.Parallel()
+	keygen, keyscan := peer.Need(t, "ssh-keygen"), peer.Need(t, "ssh-keyscan")
+	file := filepath.Join(t.TempDir(), "id")
+	if out, err := exec.CommandContext(t.Context(), keygen, "-q", "-t", "ed25519", "-N", "pass phrase", "-f", file).CombinedOutput(); err != nil {
+		t.Fatalf("ssh-keygen: %v: %s", err, out)
+	}
+	private, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, err := os.ReadFile(file + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, _, _, _, err := ssh.ParseAuthorizedKey(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := sftptest.Start(t, sftptest.Config{ClientKey: public, Password: "-"})
+	for _, hashed := range []string{"", "-H"} {
+		args := append(strings.Fields(hashed), "-p", strconv.Itoa(server.Port), server.Host)
+		hosts, err := exec.CommandContext(t.Context(), keyscan, args...).Output()
+		if err != nil || strings.Contains(string(hosts), server.Host) == (hashed != "") {
+			t.Fatalf("ssh-keyscan %s: %v: %s", hashed, err, hosts)
+		}
+		cfg := account(server)
+		cfg.HostKeys, cfg.KnownHosts = nil, write(t, string(hosts))
+		cfg.Passphrase, cfg.PrivateKey, cfg.PrivateKeyPassphrase = nil, value(string(private)), value("pass phrase")
+		if _, err := dial(t, cfg).List(t.Context()); err != nil {
+			t.Errorf("known hosts of ssh-keyscan %s: list: %v", hashed, err)
+		}
+	}
 }
 
 func TestWrongPasswordIsSentOnce(t *testing.T) {
