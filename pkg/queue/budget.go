@@ -96,17 +96,23 @@ type order struct{ messages, bytes int }
 func (c *Consumer) refill(s *session) order {
 	b := c.cfg.Budget
 	c.hungry = false
+	o := order{messages: s.batch - max(s.outstanding, 0)}
 	switch {
 	case s.over || s.outstanding > s.batch/2:
 		return order{}
 	case b == nil:
 	case s.bytes > b.part || s.tooLarge && s.outstanding > 0:
 		return order{}
-	case s.again == 0 && !b.admits(c, c.bytes+s.bytes):
+	case b.admits(c, c.bytes+s.bytes):
+	case s.again == 0, s.missing <= 0:
 		c.hungry = true
 		return order{}
+	default: // no more than is to be delivered again
+		o.messages = min(o.messages, s.missing-max(s.outstanding, 0))
+		if o.messages <= 0 {
+			return order{}
+		}
 	}
-	o := order{messages: s.batch - max(s.outstanding, 0)}
 	if b != nil {
 		o.bytes = b.part
 		if s.tooLarge {

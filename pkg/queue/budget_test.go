@@ -46,7 +46,7 @@ func TestAQueueThatStandsStillStarvesNobody(t *testing.T) {
 		id := fmt.Sprintf("still-%d", i)
 		store(t, publisher, id, messages, bytes)
 		w := startWith(t, queuetest.Connect(t, s.URL), queue.Config{Destination: id, Slots: 1 << 10, Budget: budget})
-		eventually(t, "it holds what it can get", func() bool { return len(w.messages) >= limit/bytes/4 })
+		eventually(t, "it holds what it can get", func() bool { return len(w.messages) >= limit/bytes/8 })
 		still = append(still, w)
 		within()
 	}
@@ -98,9 +98,35 @@ func TestAFullBudgetOutlivesALoss(t *testing.T) {
 	p := queuetest.StartProxy(t, s.URL)
 	store(t, s.Conn(t), destination, messages, bytes)
 	w := startWith(t, queuetest.Connect(t, p.URL), queue.Config{Slots: 1 << 10, Budget: queue.NewBudget(limit)})
-	eventually(t, "the budget is used", func() bool { return len(w.messages) >= limit/bytes/4 })
+	eventually(t, "the budget is used", func() bool { return len(w.messages) >= limit/bytes/8 })
 	p.Cut()
 	for i := 1; i <= messages; i++ {
 		ack(t, w.expect(i, i)...)
+	}
+}
+
+// However often the connection is lost, a queue that stands still holds no more for
+// it: it asks for what is to be delivered again, not for more.
+func TestLossesDoNotPassTheBudget(t *testing.T) {
+	t.Parallel()
+	const limit, bytes, messages = 640 << 10, 100, 8000
+	s := queuetest.Start(t)
+	p := queuetest.StartProxy(t, s.URL)
+	store(t, s.Conn(t), destination, messages, bytes)
+	budget := queue.NewBudget(limit)
+	w := startWith(t, queuetest.Connect(t, p.URL), queue.Config{Slots: messages, Budget: budget})
+	eventually(t, "it holds what it can get", func() bool { return budget.Used() >= limit/2 })
+	for range 6 {
+		var last *queue.Message
+		for len(w.messages) > 0 {
+			last = <-w.messages
+		}
+		p.Cut()
+		if last != nil {
+			ack(t, last) // once all before it are delivered again
+		}
+		if got, most := budget.Used(), limit/2+3*limit/8; got > most {
+			t.Fatalf("%d bytes are held, want at most %d", got, most)
+		}
 	}
 }

@@ -43,6 +43,9 @@ func (c *Consumer) receive(s *session, msg *nats.Msg) {
 	s.arrived(msg, meta)
 	s.heard = time.Now()
 	s.delivered = s.heard
+	if m := c.known[meta.Sequence.Stream]; m != nil && m.reply == "" {
+		s.missing--
+	}
 	c.admit(msg, meta)
 	s.account(c.cfg.Budget)
 	o := c.refill(s)

@@ -63,6 +63,7 @@ type session struct {
 	bytes       int       // that these may have, if there is a budget
 	tooLarge    bool      // the next message has more bytes than may be asked for at a time
 	again       uint64    // up to where messages that are held are delivered again; or zero
+	missing     int       // of those that are held: not delivered again yet
 	heard       time.Time // when anything arrived last
 	delivered   time.Time // when a message arrived last, or the session began
 }
@@ -168,7 +169,7 @@ func (c *Consumer) open(ctx context.Context, s *session) error {
 	s.batch = min(c.slots(), maxBatch)
 	s.next, s.heard, s.delivered = info.Delivered.Consumer+1, now, now
 	if len(c.known) > 0 { // their acks wait for it, so that there must be no waiting for room
-		s.again = c.newest.sequence
+		s.again, s.missing = c.newest.sequence, len(c.known)
 	}
 	s.pull = c.pull(s.inbox)
 	c.session = s
