@@ -14,29 +14,34 @@ const (
 	// lowFor is how long a receiver is believed that lets in fewer than it was told
 	// to: it may have been a passing trouble.
 	lowFor = 10 * time.Minute
-	// settling is how long such a receiver may take to notice that a session has
-	// ended.
+	// A receiver that counts sessions may take a while to notice that one has ended.
+	// It is left settling for that, then five times as long as it has had; whom it
+	// refuses after patience it refuses for another reason.
 	settling = time.Second
+	patience = 5 * time.Second
 )
 
 // Sessions opens the sessions of one account: at most as many at a time as the
 // configuration allows, and fewer where the receiver lets in fewer. A log-in that
-// is refused while another session is open waits for its end; it is no fault. It
-// may be used by several goroutines at once, and is fair to them.
+// is refused while another session is open waits for its end, or until the receiver
+// is to be asked again, and one that is refused right after the end of a session is
+// tried again a little later; neither is a fault. It may be used by several
+// goroutines at once, and is fair to them.
 type Sessions struct {
 	log  *slog.Logger
 	turn chan struct{} // held by the one that logs in
 	left chan struct{} // tells that one of the end of a session
 
-	mu    sync.Mutex // guards what follows
-	open  int
-	limit limit
-	ended time.Time // of the last session
+	mu     sync.Mutex // guards what follows
+	open   int
+	limit  limit
+	ended  time.Time     // of the last session; zero: there was none
+	settle time.Duration // that the receiver needs after that, while the limit is low
 }
 
 // NewSessions returns the sessions of an account that allows that many at a time.
 func NewSessions(most int, log *slog.Logger) *Sessions {
-	return &Sessions{log: log, turn: make(chan struct{}, 1), left: make(chan struct{}, 1), limit: limit{most: most}}
+	return &Sessions{log: log, turn: make(chan struct{}, 1), left: make(chan struct{}, 1), limit: limit{most: most}, settle: settling}
 }
 
 // Use runs work with a session, which it closes. Waiting for one ends with ctx,
@@ -77,6 +82,7 @@ func (s *Sessions) begin(ctx context.Context, cfg Config) (*Session, error) {
 		if err := s.room(ctx); err != nil {
 			return nil, fault.Interruptedf("wait for a session: %w", err)
 		}
+		began := time.Now()
 		session, err := Dial(ctx, cfg)
 		if err == nil {
 			s.mu.Lock()
@@ -84,11 +90,14 @@ func (s *Sessions) begin(ctx context.Context, cfg Config) (*Session, error) {
 			s.mu.Unlock()
 			return session, nil
 		}
-		if !s.lower(err) {
+		open, again := s.lower(err, began)
+		if !again {
 			return nil, err
 		}
-		s.log.Warn("the receiver refuses another session of the account, and gets them one after the other; set sessions of the credential to what it allows",
-			"account", cfg.Account(), "err", err)
+		if open > 0 {
+			s.log.Warn("the receiver refuses another session of the account, and gets them one after the other; set sessions of the credential to what it allows",
+				"account", cfg.Account(), "err", err)
+		}
 	}
 }
 
@@ -98,12 +107,17 @@ func (s *Sessions) room(ctx context.Context) error {
 		s.mu.Lock()
 		now := time.Now()
 		low, full := s.limit.low(now), s.open >= s.limit.at(now)
-		wait := time.Until(s.ended.Add(settling))
+		wait, until := time.Until(s.ended.Add(s.settle)), s.limit.until
 		s.mu.Unlock()
 		switch {
 		case full:
+			var doubt <-chan time.Time // that it still lets in fewer: the session that is open may last for hours
+			if low {
+				doubt = time.After(time.Until(until))
+			}
 			select {
 			case <-s.left:
+			case <-doubt:
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}
@@ -117,18 +131,29 @@ func (s *Sessions) room(ctx context.Context) error {
 	}
 }
 
-// lower reports whether a log-in failed that may succeed when one of the sessions
-// that are open has ended, and then keeps to their number. Servers that count say
-// so in no common way: they close the connection, or refuse the log-in.
-func (s *Sessions) lower(err error) bool {
+// lower reports whether a log-in that began then and failed may succeed when one of
+// the sessions that are open has ended, or when the receiver has noticed that the
+// last one has, and how many are open. It keeps to that from then on. Servers that
+// count say so in no common way: they close the connection, or refuse the log-in.
+func (s *Sessions) lower(err error, began time.Time) (open int, again bool) {
 	f := fault.Of(err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open == 0 || f.Class != fault.Blocked || f.Reason != fault.Unreachable && f.Reason != fault.LogInRefused {
-		return false
+	if f.Class != fault.Blocked || f.Reason != fault.Unreachable && f.Reason != fault.LogInRefused {
+		return s.open, false
 	}
-	s.limit.lower(s.open, time.Now())
-	return true
+	now := time.Now()
+	if s.open > 0 {
+		s.limit.lower(s.open, now)
+		return s.open, true
+	}
+	after := began.Sub(s.ended) // below zero: it ended meanwhile
+	if s.ended.IsZero() || after >= patience {
+		return 0, false
+	}
+	s.settle = min(max(5*after, settling), patience)
+	s.limit.lower(max(s.limit.at(now), 1), now)
+	return 0, true
 }
 
 // end makes room.

@@ -1,6 +1,8 @@
 package remote
 
 import (
+	"context"
+	"log/slog"
 	"testing"
 	"time"
 )
@@ -23,5 +25,19 @@ func TestLimit(t *testing.T) {
 	}
 	if l.lower(5, now); l.at(now) != 3 {
 		t.Errorf("%d sessions, more than are allowed", l.at(now))
+	}
+}
+
+// TestDoubt: a refusal that may have been a passing trouble holds up others for a
+// while, and not for as long as the session that was open goes on.
+func TestDoubt(t *testing.T) {
+	t.Parallel()
+	s := NewSessions(2, slog.New(slog.DiscardHandler))
+	s.open = 1
+	s.limit.lower(1, time.Now().Add(50*time.Millisecond-lowFor))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := s.room(ctx); err != nil {
+		t.Errorf("no room for a second session of two: %v", err)
 	}
 }

@@ -35,8 +35,9 @@ func TestReceiverThatAllowsOneSession(t *testing.T) {
 			t.Helper()
 			s := sftptest.Start(t, sftptest.Config{Sessions: 1})
 			t.Cleanup(func() {
-				if s.Refused() != 1 {
-					t.Errorf("%d sessions were refused, want the one that shows how many are allowed", s.Refused())
+				// On a busy machine the end of a session is noticed late.
+				if n := s.Refused(); n < 1 || n > 1+2*3 {
+					t.Errorf("%d sessions were refused, want the one that shows how many are allowed, and few besides", n)
 				}
 			})
 			return account(s), s.Path(sftptest.Folder)
@@ -89,6 +90,44 @@ func TestReceiverThatAllowsOneSession(t *testing.T) {
 				t.Errorf("log goes on to say %q", <-said)
 			}
 		})
+	}
+}
+
+// TestReceiverThatNoticesLate: also where sessions is what the receiver allows, the
+// next one is refused as long as it has not noticed the end of the last. Nobody has
+// to act.
+func TestReceiverThatNoticesLate(t *testing.T) {
+	t.Parallel()
+	server := sftptest.Start(t, sftptest.Config{Sessions: 1})
+	cfg := account(server)
+	sessions := remote.NewSessions(1, slog.New(slog.DiscardHandler))
+	asked := make(chan struct{})
+	var once sync.Once
+	server.Intercept(func(sftptest.Op, string) error {
+		once.Do(func() { // holds the first session open at the server
+			close(asked)
+			for deadline := time.Now().Add(time.Minute); server.Refused() == 0 && time.Now().Before(deadline); {
+				time.Sleep(time.Millisecond)
+			}
+		})
+		return nil
+	})
+	var listing sync.WaitGroup
+	defer listing.Wait()
+	err := sessions.Use(t.Context(), cfg, func(s *remote.Session) error {
+		listing.Go(func() { _, _ = s.List(t.Context()) }) // ends with the session
+		<-asked
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = sessions.Use(t.Context(), cfg, func(s *remote.Session) error { _, err := s.List(t.Context()); return err })
+	if err != nil {
+		t.Error(err)
+	}
+	if server.Refused() == 0 {
+		t.Error("nobody is refused")
 	}
 }
 
