@@ -41,7 +41,7 @@ func TestFullDiskOfAServer(t *testing.T) {
 			h := newHostile(t, server, fmt.Sprintf("disk%d", i), r)
 			h.meets(trouble{
 				name:   "full disk",
-				strike: func(h *hostile, k int64) { resize(h.t, h.local, max(k, 4<<10)) }, // of none it would have no limit
+				strike: func(h *hostile, k int64) { resize(h.t, h.local, max(k&^4095, 4<<10)) }, // whole pages, rounded down or the lists might fit; of none it would have no limit
 				heal:   func(h *hostile) { resize(h.t, h.local, roomy) },
 				reason: "storage_full", again: true,
 			}, rand.New(rand.NewPCG(4, uint64(i)))) //nolint:gosec // not negative
