@@ -141,6 +141,11 @@ func choose(all []benchmark, names []string) ([]benchmark, error) {
 // run runs the benchmarks one after the other, so that none disturbs another.
 // Profiles of their workers go into the directory profiles; nowhere if it is empty.
 func run(ctx context.Context, chosen []benchmark, out printer, profiles string) error {
+	if profiles != "" { // what takes them goes on without, when it cannot write
+		if err := os.MkdirAll(profiles, 0o700); err != nil {
+			return fmt.Errorf("profiles: %w", err)
+		}
+	}
 	missed := false
 	for _, b := range chosen {
 		ctx, wait := withProfiler(ctx, profiles, b.name)
