@@ -42,7 +42,7 @@ func (o *Opener) Try(ctx context.Context, prefix string) (found string, err erro
 	return tryFolder(u.Path)
 }
 
-// tryFolder opens a folder as openFile does, and lists one file.
+// tryFolder opens a folder as openFile does.
 func tryFolder(path string) (found string, err error) {
 	root, err := os.OpenRoot(path)
 	if err != nil {
