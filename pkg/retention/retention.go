@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -77,6 +78,11 @@ func (c *Cleaner) Look(ctx context.Context) error {
 	}
 	removed := 0
 	remove := func(name, whose string) error {
+		info, err := c.objects.GetInfo(ctx, name)
+		if err == nil && !info.ModTime.Equal(stored[name]) {
+			delete(stored, name) // somebody has stored another one under the name, for another job
+			return nil
+		}
 		if err := c.objects.Delete(ctx, name); err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
 			return fmt.Errorf("remove the audience %q of %s: %w", name, whose, err)
 		}
@@ -84,6 +90,7 @@ func (c *Cleaner) Look(ctx context.Context) error {
 		removed++
 		return nil
 	}
+	claimed := sync.OnceValues(func() (map[string]bool, error) { return c.claimed(ctx) })
 	for _, k := range c.cfg.Kinds {
 		if !k.Job() {
 			continue
@@ -103,6 +110,13 @@ func (c *Cleaner) Look(ctx context.Context) error {
 				}
 			}
 			for _, name := range due {
+				named, err := claimed()
+				if err != nil {
+					return err
+				}
+				if named[name] {
+					continue
+				}
 				if err := remove(name, "job "+e.JobID); err != nil {
 					return err
 				}
@@ -112,7 +126,7 @@ func (c *Cleaner) Look(ctx context.Context) error {
 			}
 		}
 	}
-	orphans, err := c.orphans(ctx, stored, uses)
+	orphans, err := c.orphans(stored, uses, claimed)
 	for _, name := range orphans {
 		err = errors.Join(err, remove(name, "no job"))
 	}
@@ -124,7 +138,7 @@ func (c *Cleaner) Look(ctx context.Context) error {
 
 // orphans returns the stored objects that no job has named for as long as audiences
 // are kept: whoever stored them did not come to publish the job, or its entry is gone.
-func (c *Cleaner) orphans(ctx context.Context, stored map[string]time.Time, uses map[string]Use) ([]string, error) {
+func (c *Cleaner) orphans(stored map[string]time.Time, uses map[string]Use, claimed func() (map[string]bool, error)) ([]string, error) {
 	old := make(map[string]bool)
 	for name, at := range stored {
 		if _, named := uses[name]; !named && c.now().Sub(at) > c.cfg.Audiences {
@@ -134,7 +148,34 @@ func (c *Cleaner) orphans(ctx context.Context, stored map[string]time.Time, uses
 	if len(old) == 0 {
 		return nil, nil
 	}
-	// A job that was refused before it was begun has a dead letter and no entry.
+	named, err := claimed()
+	if err != nil {
+		return nil, err
+	}
+	maps.DeleteFunc(old, func(name string, _ bool) bool { return named[name] })
+	return slices.Sorted(maps.Keys(old)), nil
+}
+
+// claimed returns the objects that a dead letter or a job needs, in this order: a
+// letter that was replayed before it could be read is in its queue by then.
+func (c *Cleaner) claimed(ctx context.Context) (map[string]bool, error) {
+	named, err := c.Letters(ctx)
+	if err != nil {
+		return nil, err
+	}
+	uses, err := c.Uses(ctx)
+	for name, use := range uses {
+		if use.Needed {
+			named[name] = true
+		}
+	}
+	return named, err
+}
+
+// Letters returns the objects that dead letters of jobs name. A job that was refused
+// before it was begun has no other trace.
+func (c *Cleaner) Letters(ctx context.Context) (map[string]bool, error) {
+	named := make(map[string]bool)
 	letters := deadletter.New(c.Conn, "")
 	for _, k := range []contract.Kind{contract.Segment, contract.Expand} {
 		for l, err := range letters.Read(ctx, deadletter.Filter{Kind: k}) {
@@ -143,11 +184,11 @@ func (c *Cleaner) orphans(ctx context.Context, stored map[string]time.Time, uses
 			}
 			m, _ := l.Message() // what can be read of it may name some
 			for _, name := range contract.Objects(m) {
-				delete(old, name)
+				named[name] = true
 			}
 		}
 	}
-	return slices.Sorted(maps.Keys(old)), nil
+	return named, nil
 }
 
 // over reports whether a job has ended a time ago and nothing is left to be done for

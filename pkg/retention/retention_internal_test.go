@@ -147,7 +147,10 @@ func TestAnOrphanWaitsForItsDeadLetter(t *testing.T) {
 	if _, err := s.objects.PutString(t.Context(), "nobody's", "mobile\n"); err != nil {
 		t.Fatal(err)
 	}
-	data, err := contract.Encode(jobOf("nobody's"))
+	s.job(ledger.Succeeded, "shared") // and another job, which was refused, names it too
+	refused := jobOf("nobody's")
+	refused.Groups = append(refused.Groups, jobOf("shared").GetGroups()...)
+	data, err := contract.Encode(refused)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,17 +162,46 @@ func TestAnOrphanWaitsForItsDeadLetter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if objects, _ := s.after(91 * day); objects != "nobody's" {
-		t.Errorf("after 91 days: %q, want the object that the dead letter names", objects)
+	if objects, _ := s.after(91 * day); objects != "shared, nobody's" {
+		t.Errorf("after 91 days: %q, want the objects that the dead letter names", objects)
 	}
 	if err := letters.Discard(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
-	if objects, _ := s.after(6 * day); objects != "nobody's" {
-		t.Errorf("after 6 days: %q, want the object: its job may still come", objects)
+	if objects, _ := s.after(6 * day); objects != "shared, nobody's" {
+		t.Errorf("after 6 days: %q, want the objects: their job may still come", objects)
 	}
 	if objects, _ := s.after(8 * day); objects != "" {
 		t.Errorf("after 8 days: %q, want nothing", objects)
+	}
+}
+
+// TestAnOrphanMayBeReplayedMeanwhile: its letter was in no queue when the queues were
+// read, and is a letter no more when the letters are.
+func TestAnOrphanMayBeReplayedMeanwhile(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t)
+	if _, err := s.objects.PutString(t.Context(), "nobody's", "mobile\n"); err != nil {
+		t.Fatal(err)
+	}
+	s.now = func() time.Time { return time.Now().Add(8 * day) }
+	uses, err := s.Uses(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored, err := s.stored(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	claimed := func() (map[string]bool, error) { return s.claimed(t.Context()) }
+	if names, err := s.orphans(stored, uses, claimed); err != nil || len(names) != 1 {
+		t.Fatalf("orphans %q, %v, want the object", names, err)
+	}
+	if _, err := publish.New(s.Conn).SegmentJob(t.Context(), jobOf("nobody's")); err != nil {
+		t.Fatal(err)
+	}
+	if names, err := s.orphans(stored, uses, claimed); err != nil || len(names) != 0 {
+		t.Errorf("orphans %q, %v, want none: its job waits", names, err)
 	}
 }
 
