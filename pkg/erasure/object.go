@@ -30,6 +30,11 @@ func (e *eraser) objects(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list %s: %w", broker.ObjectsAudiences, err)
 	}
+	// In this order, for a letter that is replayed meanwhile.
+	letters, err := e.cleaner.Letters(ctx)
+	if err != nil {
+		return err
+	}
 	uses, err := e.cleaner.Uses(ctx)
 	if err != nil {
 		return err
@@ -38,7 +43,7 @@ func (e *eraser) objects(ctx context.Context) error {
 		e.progress(Audiences, uint64(i), uint64(len(list))) //nolint:gosec // not negative
 		what := fmt.Sprintf("object %q", info.Name)
 		held, err := e.holds(ctx, &attentivev1.Source{Location: &attentivev1.Source_Object{Object: info.Name}})
-		switch why := e.needed(info, uses); {
+		switch why := e.needed(info, uses, letters); {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case err != nil:
@@ -47,8 +52,7 @@ func (e *eraser) objects(ctx context.Context) error {
 		case why != "":
 			e.tell(Left, Audiences, what, why)
 		default:
-			err := e.remove(Audiences, what, jetstream.ErrObjectNotFound, func() error { return e.audiences.Delete(ctx, info.Name) })
-			if err != nil {
+			if err := e.drop(ctx, info, letters); err != nil {
 				return err
 			}
 		}
@@ -56,8 +60,28 @@ func (e *eraser) objects(ctx context.Context) error {
 	return nil
 }
 
+// drop removes an audience, unless somebody came to need it while the others were
+// read: that takes minutes.
+func (e *eraser) drop(ctx context.Context, info *jetstream.ObjectInfo, letters map[string]bool) error {
+	what := fmt.Sprintf("object %q", info.Name)
+	uses, err := e.cleaner.Uses(ctx)
+	if err != nil {
+		return err
+	}
+	now, err := e.audiences.GetInfo(ctx, info.Name)
+	switch why := e.needed(info, uses, letters); {
+	case err == nil && now.NUID != info.NUID:
+		e.tell(Left, Audiences, what, "it was stored again just now: again")
+		return nil
+	case why != "":
+		e.tell(Left, Audiences, what, why)
+		return nil
+	}
+	return e.remove(Audiences, what, jetstream.ErrObjectNotFound, func() error { return e.audiences.Delete(ctx, info.Name) })
+}
+
 // needed says why an audience has to be left; "" when it has not.
-func (e *eraser) needed(info *jetstream.ObjectInfo, uses map[string]retention.Use) string {
+func (e *eraser) needed(info *jetstream.ObjectInfo, uses map[string]retention.Use, letters map[string]bool) string {
 	use, named := uses[info.Name]
 	switch {
 	case !named && time.Since(info.ModTime) <= e.Age:
@@ -66,6 +90,8 @@ func (e *eraser) needed(info *jetstream.ObjectInfo, uses map[string]retention.Us
 		return fmt.Sprintf("job %s of %s has dead letters: discard or replay them, and again", use.Job.JobID, use.Job.Destination)
 	case use.Needed:
 		return fmt.Sprintf("job %s of %s is not over: again once it is, or cancel it", use.Job.JobID, use.Job.Destination)
+	case letters[info.Name]:
+		return "the dead letter of a job that was never begun names it: discard or replay that, and again"
 	}
 	return ""
 }
