@@ -9,9 +9,11 @@
 //   - unsubscribes that are not sent yet: they are the person's own wish;
 //   - jobs and audiences that are still to be sent: they are of many people, and a
 //     job with other bytes is another job;
-//   - consent whose operation is under way: without its intent it could be repeated.
+//   - consent whose operation is under way: without its intent it could be repeated;
+//   - consent while anything else is left: a job that waits may hold an older opt-in,
+//     which would text somebody who has unsubscribed since.
 //
-// Profiles go first and the consent ledger last, so that no older subscribe is left
+// Profiles go before the consent ledger, so that no older subscribe is left
 // that the ledger would have refused. What a worker has in hand meanwhile may be sent,
 // and be entered in the ledger again: doing it twice finds that, and is harmless.
 //
@@ -151,7 +153,10 @@ type eraser struct {
 	audiences jetstream.ObjectStore
 	cleaner   *retention.Cleaner
 
-	mu sync.Mutex // of Tell and Progress
+	mu sync.Mutex // of Tell, Progress and wishes
+	// wishes is true when something is left that may subscribe or unsubscribe the person
+	// one day: an older wish, which only the consent ledger can refuse.
+	wishes bool
 }
 
 // Run looks for a person everywhere. An error ends it; what was told before holds.
@@ -171,7 +176,8 @@ func Run(ctx context.Context, conn *broker.Conn, cfg Config) error {
 	parts := job.Parts{Conn: conn, Ledger: ledger.New(entries), Log: slog.New(slog.DiscardHandler)}
 	e.cleaner = retention.New(parts, e.audiences, retention.Config{})
 	for _, look := range []func(context.Context) error{
-		e.profiles, e.dead, e.jobs, e.objects, e.rejects, e.batches, e.consent,
+		// Jobs first: one that leaves its queue later has profiles that are not looked at.
+		e.jobs, e.profiles, e.dead, e.objects, e.rejects, e.batches, e.consent,
 	} {
 		if err := look(ctx); err != nil {
 			return err
@@ -186,6 +192,18 @@ func (e *eraser) tell(o Outcome, p Place, what, why string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.Tell(Finding{Outcome: o, Place: p, What: what, Why: why})
+}
+
+// leave tells of something that is left and may hold a wish.
+func (e *eraser) leave(p Place, what, why string) {
+	e.tell(Left, p, what, why)
+	e.wish()
+}
+
+func (e *eraser) wish() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.wishes = true
 }
 
 func (e *eraser) progress(p Place, done, total uint64) {
@@ -237,6 +255,10 @@ func (e *eraser) consent(ctx context.Context) error {
 		}
 		for _, t := range traces {
 			what := fmt.Sprintf("%s of %s %s at %s", t.Operation, t.Channel, t.Type, t.Time.UTC().Format(time.RFC3339))
+			if e.wishes {
+				e.tell(Left, Consent, what, "what is left above may be an older wish, which is refused by this entry: again once nothing is left there")
+				continue
+			}
 			if t.Open && time.Since(t.Time) < openFor {
 				e.tell(Left, Consent, what, "it has no answer yet, and without the entry it could be sent twice: again in an hour")
 				continue

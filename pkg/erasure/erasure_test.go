@@ -283,7 +283,6 @@ func TestAPersonIsForgotten(t *testing.T) {
 		`audiences: removed: object "done.csv.gz"`,
 		`audiences: removed: object "done.ndjson.zst"`,
 		`audiences: removed: object "done.parquet"`,
-		"consent ledger: removed: subscribe of TEXT MARKETING",
 		"dead letters: removed: dead letter 1: attributes of acme-attributes, job live",
 		"dead letters: removed: dead letter 3: subscribe of acme-attributes, job live",
 		"dead letters: removed: dead letter 7: subscribe of acme-attributes, job live",
@@ -297,6 +296,7 @@ func TestAPersonIsForgotten(t *testing.T) {
 		`audiences: left: object "needed"`,
 		"batches: not_searched: 1 batches that Attentive has accepted and not completed",
 		"consent ledger: left: subscribe of EMAIL MARKETING",
+		"consent ledger: left: subscribe of TEXT MARKETING", // for as long as the jobs wait
 		"dead letters: left: dead letter 5: unsubscribe of acme-attributes, job live",
 		"dead letters: left: dead letter 8: expand of acme-attributes, job ",
 		"rejected rows: not_searched: masked values in 2 objects",
@@ -338,6 +338,27 @@ func TestAPersonIsForgotten(t *testing.T) {
 	}
 	if before[broker.StreamJobs] != after[broker.StreamJobs] {
 		t.Error("jobs were removed")
+	}
+}
+
+// TestConsentOutlivesOlderWishes: without its entry the opt-in of a job that waits would
+// text somebody who has unsubscribed since. One without an answer is left for longer.
+func TestConsentOutlivesOlderWishes(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	id := a.queued(inline("phone,opt_in\n" + phone + ",yes\n"))
+	a.sent(phone, "TEXT", true)
+	a.sent(email, "EMAIL", false)
+	open := "consent ledger: left: subscribe of EMAIL MARKETING"
+	want := []string{open, "consent ledger: left: subscribe of TEXT MARKETING", "waiting jobs: left: job " + id + " of acme-attributes"}
+	if diff := cmp.Diff(want, a.run(erasure.Remove)); diff != "" {
+		t.Errorf("while a job waits (-want +got):\n%s", diff)
+	}
+	jobs, err := a.conn.JS.Stream(t.Context(), broker.StreamJobs)
+	a.must(err)
+	a.must(jobs.Purge(t.Context()))
+	if diff := cmp.Diff([]string{open, "consent ledger: removed: subscribe of TEXT MARKETING"}, a.run(erasure.Remove)); diff != "" {
+		t.Errorf("afterwards (-want +got):\n%s", diff)
 	}
 }
 

@@ -48,9 +48,12 @@ func (e *eraser) objects(ctx context.Context) error {
 			return context.Cause(ctx)
 		case err != nil:
 			e.tell(Unsearched, Audiences, what, "it cannot be read: "+err.Error())
+			if why != "" {
+				e.wish()
+			}
 		case !held:
 		case why != "":
-			e.tell(Left, Audiences, what, why)
+			e.leave(Audiences, what, why)
 		default:
 			if err := e.drop(ctx, info, letters); err != nil {
 				return err
@@ -71,10 +74,10 @@ func (e *eraser) drop(ctx context.Context, info *jetstream.ObjectInfo, letters m
 	now, err := e.audiences.GetInfo(ctx, info.Name)
 	switch why := e.needed(info, uses, letters); {
 	case err == nil && now.NUID != info.NUID:
-		e.tell(Left, Audiences, what, "it was stored again just now: again")
+		e.leave(Audiences, what, "it was stored again just now: again")
 		return nil
 	case why != "":
-		e.tell(Left, Audiences, what, why)
+		e.leave(Audiences, what, why)
 		return nil
 	}
 	return e.remove(Audiences, what, jetstream.ErrObjectNotFound, func() error { return e.audiences.Delete(ctx, info.Name) })

@@ -65,7 +65,7 @@ func (e *eraser) profile(ctx context.Context, stream jetstream.Stream, m *jetstr
 	case others:
 		return nil
 	case wish:
-		e.tell(Left, Profiles, what, "an unsubscribe is obeyed first: again once it is sent")
+		e.leave(Profiles, what, "an unsubscribe is obeyed first: again once it is sent")
 		return nil
 	}
 	return e.remove(Profiles, what, errSent, func() error {
@@ -130,7 +130,7 @@ func (e *eraser) dead(ctx context.Context) error {
 		}
 		switch e.judge(l) {
 		case wish:
-			e.tell(Left, Letters, what, fmt.Sprintf("an unsubscribe is obeyed first: dead-letters replay %d, or discard it", l.ID))
+			e.leave(Letters, what, fmt.Sprintf("an unsubscribe is obeyed first: dead-letters replay %d, or discard it", l.ID))
 		case theirs:
 			err = e.remove(Letters, what, deadletter.ErrNotFound, func() error { return e.letters.Discard(ctx, l.ID) })
 		}
@@ -159,22 +159,28 @@ func (e *eraser) jobs(ctx context.Context) error {
 // inline looks into the rows that a job itself has, and tells of sources that are
 // not ours. Objects are looked into with all others.
 func (e *eraser) inline(ctx context.Context, p Place, what string, j backlog.Job) error {
+	left := func(o Outcome, why string) {
+		e.tell(o, p, what, why)
+		if _, ok := j.Message.(*attentivev1.AttributesJob); ok {
+			e.wish()
+		}
+	}
 	for _, s := range contract.Sources(j.Message) {
 		switch {
 		case s.GetUrl() != "":
-			e.tell(Unsearched, p, what, "its source is a URL, which its publisher keeps")
+			left(Unsearched, "its source is a URL, which its publisher keeps")
 		case s.GetInline() != nil:
 			held, err := e.holds(ctx, s)
 			switch {
 			case ctx.Err() != nil:
 				return context.Cause(ctx)
 			case err != nil:
-				e.tell(Unsearched, p, what, "its rows cannot be read: "+err.Error())
+				left(Unsearched, "its rows cannot be read: "+err.Error())
 			case held && p == Letters:
-				e.tell(Left, p, what, "its rows are of many people: discard it, or export, repair and import it")
+				left(Left, "its rows are of many people: discard it, or export, repair and import it")
 				return nil
 			case held:
-				e.tell(Left, p, what, "its rows are of many people: again once it is done, or cancel it")
+				left(Left, "its rows are of many people: again once it is done, or cancel it")
 				return nil
 			}
 		}
