@@ -204,10 +204,11 @@ func (s *Store) Remove(ctx context.Context, name string) error {
 	return nil
 }
 
-// Others yields the batches that are remembered beside the known entries, of which
-// nothing is read, without their rows. An entry that cannot be read is an error, and
-// does not end the list.
-func (s *Store) Others(ctx context.Context, known []string) iter.Seq2[Batch, error] {
+// Others yields the batches that are remembered beside those of known entries, of
+// which nothing is read, without their rows. It is asked for each after they are listed:
+// one that is listed may have been remembered a moment ago. An entry that cannot be read
+// is an error, and does not end the list.
+func (s *Store) Others(ctx context.Context, known func(entry string) bool) iter.Seq2[Batch, error] {
 	return func(yield func(Batch, error) bool) {
 		names, err := s.names(ctx)
 		if err != nil {
@@ -215,7 +216,7 @@ func (s *Store) Others(ctx context.Context, known []string) iter.Seq2[Batch, err
 			return
 		}
 		for _, name := range names {
-			if slices.Contains(known, name) {
+			if known(name) {
 				continue
 			}
 			b, found, err := s.Get(ctx, name)

@@ -52,8 +52,9 @@ type batches struct {
 	status   *endpoint
 	asks     *attentive.Client // through the limiter of status
 
-	mu   sync.Mutex // guards what follows
-	open map[*batch.Job]*open
+	mu      sync.Mutex // guards what follows
+	open    map[*batch.Job]*open
+	entries map[string]bool // of the open ones
 }
 
 // open is a batch that was accepted and is not completed.
@@ -75,7 +76,7 @@ type open struct {
 func (d *Dispatcher) newBatches() *batches {
 	b := &batches{
 		Dispatcher: d, settings: d.Destination.Attributes.Bulk, jobs: batch.NewJobs(),
-		status: d.Account.endpoints[metrics.BulkStatus], open: make(map[*batch.Job]*open),
+		status: d.Account.endpoints[metrics.BulkStatus], open: make(map[*batch.Job]*open), entries: make(map[string]bool),
 	}
 	b.packer = batch.New[*Profile](batch.Limits{
 		Rows: attentive.MaxBulkRecords, Bytes: accepted.MaxMessages, FillWait: b.settings.FillWait, Held: mostHeld,
@@ -478,18 +479,15 @@ func (b *batches) ask(ctx context.Context, do func(context.Context) error) error
 func (b *batches) know(o *open) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.open[o.Job] = o
+	b.open[o.Job], b.entries[o.entry] = o, true
 	b.Metrics.BatchesOpen(b.Destination.ID).Set(float64(len(b.open)))
 }
 
-// known returns the entries of the batches that are known.
-func (b *batches) known() (entries []string) {
+// knows reports whether the batch of an entry is known.
+func (b *batches) knows(entry string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, o := range b.open {
-		entries = append(entries, o.entry)
-	}
-	return entries
+	return b.entries[entry]
 }
 
 // recallEvery is how often it is looked for batches that an earlier owner has
@@ -515,7 +513,7 @@ func (b *batches) recall(ctx context.Context) bool {
 // recallOnce takes over what it can in its time. What it has taken over it does not
 // read again, so that the next time gets further.
 func (b *batches) recallOnce(ctx context.Context) error {
-	for entry, err := range b.Batches.Others(ctx, b.known()) {
+	for entry, err := range b.Batches.Others(ctx, b.knows) {
 		if err != nil {
 			return err
 		}

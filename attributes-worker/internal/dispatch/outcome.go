@@ -235,6 +235,7 @@ func (b *batches) close(ctx context.Context, o *open, outcome metrics.BatchOutco
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.open, o.Job)
+	delete(b.entries, o.entry)
 	b.Metrics.BatchesOpen(b.Destination.ID).Set(float64(len(b.open)))
 	return true
 }
