@@ -19,11 +19,15 @@ import (
 	"attentive.internal/pkg/deadletter"
 	"attentive.internal/pkg/event"
 	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/job"
+	"attentive.internal/pkg/ledger"
 	"attentive.internal/pkg/publish"
 	"attentive.internal/pkg/reject"
+	"attentive.internal/pkg/retention"
 	attentivev1 "attentive.internal/proto/attentive/v1"
 	segmentworker "attentive.internal/segment-worker"
 	"github.com/google/uuid"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // rows are an audience of which one row is rejected.
@@ -176,6 +180,7 @@ func TestAccounts(t *testing.T) {
 	execute("operator", 0, "dead-letters", "discard", "--all", "--because", "a test")
 	execute("operator", 0, "dead-letters", "import", letters, "--restore")
 	s.forget(t, execute)
+	s.clean(t)
 
 	for _, line := range s.said.violations() {
 		// The second SegmentJob asks what the first was, and knows what to make of this.
@@ -224,6 +229,33 @@ func (s *site) forget(t *testing.T, execute func(user string, code int, args ...
 	execute("operator", 0, "destinations", "resume", account.Attributes)
 }
 
+// clean has both workers remove the audiences that no job has named for long.
+func (s *site) clean(t *testing.T) {
+	t.Helper()
+	for user, k := range map[string]contract.Kind{"segment-worker": contract.Segment, "attributes-worker": contract.Expand} {
+		if _, err := publish.New(s.connect("publisher")).Audience(t.Context(), "nobody's", strings.NewReader(rows())); err != nil {
+			t.Fatal(err)
+		}
+		conn := s.connect(user)
+		audiences, err := conn.JS.ObjectStore(t.Context(), broker.ObjectsAudiences)
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries, err := conn.JS.KeyValue(t.Context(), broker.BucketLedger)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts := job.Parts{Conn: conn, Ledger: ledger.New(entries), Log: discard()}
+		cleaner := retention.New(parts, audiences, retention.Config{Kinds: []contract.Kind{k}, Audiences: time.Nanosecond, Ledger: time.Hour})
+		if err := cleaner.Look(deadline(t)); err != nil {
+			t.Fatalf("%s: %v", user, err)
+		}
+		if _, err := audiences.GetInfo(deadline(t), "nobody's"); !errors.Is(err, jetstream.ErrObjectNotFound) {
+			t.Errorf("%s: the audience that nobody names: %v, want it removed", user, err)
+		}
+	}
+}
+
 // TestForbidden: what each user must not do is refused by the broker, whatever
 // the program it uses.
 func TestForbidden(t *testing.T) {
@@ -259,7 +291,7 @@ func TestForbidden(t *testing.T) {
 				createJobs, updateJobs, deleteJobs, intrusion, "$KV.attentive_files.x", "$KV.attentive_pauses." + account.Attributes,
 				"$JS.API.STREAM.MSG.DELETE.ATTENTIVE_DEAD", "$JS.API.STREAM.PURGE.ATTENTIVE_JOBS",
 				"$JS.API.CONSUMER.CREATE.ATTENTIVE_JOBS.x.attentive.v1.segment.*",
-				"$JS.API.CONSUMER.CREATE.ATTENTIVE_DEAD.x", "$JS.API.CONSUMER.CREATE.ATTENTIVE_DEAD.x.attentive.v1.dead.segment.*.*",
+				"$JS.API.CONSUMER.CREATE.ATTENTIVE_DEAD.x", "$JS.API.CONSUMER.CREATE.ATTENTIVE_DEAD.x.attentive.v1.dead.>",
 			},
 			subscribe: []string{"attentive.v1.>", "_INBOX.>", ">"},
 		},
