@@ -383,6 +383,16 @@ func TestWhatADeadLetterReadsIsLeft(t *testing.T) {
 	}
 }
 
+// TestAnUnsubscribeThatCannotBeReadIsLeft: what it wishes its subject says.
+func TestAnUnsubscribeThatCannotBeReadIsLeft(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	a.letter(contract.Unsubscribe, contract.LiveJob, []byte("no profile: "+phone))
+	if got, want := a.run(erasure.Remove), "dead letters: left: dead letter 1: unsubscribe of acme-attributes, job live"; len(got) != 1 || got[0] != want {
+		t.Errorf("found %q, want %q", got, want)
+	}
+}
+
 // TestNothingIsKept: of somebody nobody has ever heard of, and on a broker on which
 // no worker has ever run.
 func TestNothingIsKept(t *testing.T) {

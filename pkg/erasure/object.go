@@ -211,6 +211,9 @@ func (e *eraser) rejects(ctx context.Context) error {
 	for i, info := range list {
 		e.progress(Rejects, uint64(i), uint64(len(list))) //nolint:gosec // not negative
 		n, err := e.rewrite(ctx, store, info, io.Discard)
+		if errors.Is(err, jetstream.ErrObjectNotFound) {
+			continue // its time was over
+		}
 		if err != nil {
 			return err
 		}

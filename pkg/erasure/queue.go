@@ -98,14 +98,14 @@ func (e *eraser) judge(l deadletter.Letter) verdict {
 	p, ok := m.(*attentivev1.Profile)
 	switch {
 	case err != nil || !ok:
-		if e.Person.finders().in(l.Data) {
-			return theirs
+		if !e.Person.finders().in(l.Data) {
+			return others
 		}
-		return others
 	case !e.Person.in(p):
 		return others
-	case p.GetUnsubscribe() != nil:
-		return wish
+	}
+	if l.Kind == contract.Unsubscribe || p.GetUnsubscribe() != nil {
+		return wish // also one that cannot be read: its subject says what it is
 	}
 	return theirs
 }
