@@ -15,7 +15,7 @@ const tallyPause = 100
 // Tally counts the letters that are stored, by kind, destination and reason. The
 // broker cannot: the reason is in a header. So letters are read without their data,
 // each once: new ones when they come, and all of them again after some were
-// removed, when and how often is bounded by what that takes. It is not safe for
+// removed, when and how often is bounded by what that takes; none is known at once. It is not safe for
 // concurrent use.
 type Tally struct {
 	store *Store
@@ -42,7 +42,7 @@ func (t *Tally) Count(ctx context.Context) ([]metrics.Letters, error) {
 	}
 	state := stream.CachedInfo().State
 	removed := state.LastSeq - state.Msgs // ids count from 1
-	if state.LastSeq < t.newest || removed != t.removed && !time.Now().Before(t.again) {
+	if state.LastSeq < t.newest || removed != t.removed && (state.Msgs == 0 || !time.Now().Before(t.again)) {
 		begin := time.Now()
 		counts, err := t.read(ctx, 0, state.LastSeq)
 		if err != nil {

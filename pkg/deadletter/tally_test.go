@@ -37,7 +37,7 @@ func TestTally(t *testing.T) {
 	await := func(step string, want map[metrics.Letters]uint64) {
 		t.Helper()
 		diff := ""
-		for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(5 * time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			if diff = cmp.Diff(want, tallied(t, tally)); diff == "" {
 				return
 			}
@@ -84,5 +84,7 @@ func TestTally(t *testing.T) {
 	if err := stream.Purge(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	await("all gone", map[metrics.Letters]uint64{})
+	if diff := cmp.Diff(map[metrics.Letters]uint64{}, tallied(t, tally)); diff != "" {
+		t.Errorf("all gone (-want +got):\n%s", diff)
+	}
 }
