@@ -89,11 +89,11 @@ func TestABatchIsRememberedUntilItIsRemoved(t *testing.T) {
 	}
 	// One that was remembered after the caller looked, and before the list was made.
 	asked := false
-	for b := range s.Others(ctx, func(string) bool {
+	for b, err := range s.Others(ctx, func(string) bool {
 		asked = true
 		return true
 	}) {
-		t.Errorf("%v is not known", b.Job)
+		t.Errorf("%v is not known, %v", b.Job, err)
 	}
 	if !asked {
 		t.Error("nobody was asked what is known")
