@@ -163,6 +163,9 @@ func (d *Dispatcher) call(ctx context.Context, p *Profile) (called bool, err err
 	if err := d.turn(behind, e); err != nil {
 		return false, err
 	}
+	if p.batch == nil && d.cancelled(p) { // while it waited
+		return false, nil
+	}
 	c := &Call{dispatcher: d, client: d.client, endpoint: e, profile: p, passes: leave}
 	err = p.message.Work(behind, func() error { return d.Sender.Send(context.WithoutCancel(ctx), c, p) })
 	return c.made, err

@@ -296,8 +296,7 @@ func (d *Dispatcher) attempt(ctx context.Context, p *Profile) (err error) {
 	if p.invalid != nil {
 		return p.invalid
 	}
-	if d.Cancelled != nil && p.first.IsZero() && d.Cancelled(p.message.Address.Job) {
-		d.Metrics.ProfilesSkipped(d.Kind, d.Destination.ID, metrics.JobCancelled).Inc()
+	if d.cancelled(p) {
 		return nil
 	}
 	if d.unchanged(p) {
@@ -329,6 +328,16 @@ func (d *Dispatcher) attempt(ctx context.Context, p *Profile) (err error) {
 	d.Metrics.Rows(d.Kind, d.Destination.ID, metrics.Sent).Inc()
 	d.Metrics.Attempts(d.Kind, d.Destination.ID, nil).Inc()
 	return nil
+}
+
+// cancelled reports whether p is not to be sent because its job was cancelled, and
+// counts it. One that may have had its effect is brought to its end.
+func (d *Dispatcher) cancelled(p *Profile) bool {
+	if d.Cancelled == nil || p.attempts > 0 || !p.unsettled.IsZero() || !d.Cancelled(p.message.Address.Job) {
+		return false
+	}
+	d.Metrics.ProfilesSkipped(d.Kind, d.Destination.ID, metrics.JobCancelled).Inc()
+	return true
 }
 
 // judge decides what follows from the error of an attempt: how long to wait for

@@ -78,6 +78,8 @@ type rig struct {
 	// lease of the workers. A long one suits those who do not wait for its end:
 	// calls may take a third of it, on a machine that is busy.
 	lease time.Duration
+	// cancelled reports whether a job was cancelled.
+	cancelled func(jobID string) bool
 }
 
 func newRig(t *testing.T) *rig {
@@ -181,7 +183,7 @@ func (r *rig) startAt(url string) *running {
 		defer stop()
 		done <- owners.Run(ctx, owner.Plan{Accounts: []string{account.Key}, Destinations: []string{r.destination}},
 			func(ctx context.Context, _ string, tenure *owner.Tenure) error {
-				return send(ctx, parts, account, tenure)
+				return r.send(ctx, parts, account, tenure)
 			})
 	}()
 	run.cancel = cancel
@@ -196,7 +198,7 @@ func (r *rig) startAt(url string) *running {
 }
 
 // send is what the program does with an account, but for its jobs.
-func send(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.Tenure) error {
+func (r *rig) send(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.Tenure) error {
 	account, err := dispatch.NewAccount(p, a, tenure)
 	if err != nil {
 		return err
@@ -219,7 +221,7 @@ func send(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.T
 			} {
 				profiles := &dispatch.Dispatcher{
 					Kind: kind, Destination: d, Account: account, Tenure: tenure, Sender: sender,
-					Batches: accepted.New(batches, d.ID, make([]byte, 32)), Parts: p.Parts,
+					Batches: accepted.New(batches, d.ID, make([]byte, 32)), Cancelled: r.cancelled, Parts: p.Parts,
 				}
 				g.Go(func() error { return profiles.Run(ctx) })
 			}
@@ -331,9 +333,15 @@ func phone(n int) string { return fmt.Sprintf("+1212555%04d", n) }
 // publish publishes profiles alone, in that order.
 func (r *rig) publish(profiles ...*attentivev1.Profile) {
 	r.t.Helper()
+	r.publishOf(contract.LiveJob, profiles...)
+}
+
+// publishOf publishes profiles of a job, in that order.
+func (r *rig) publishOf(job string, profiles ...*attentivev1.Profile) {
+	r.t.Helper()
 	client := publish.New(r.conn)
 	for _, p := range profiles {
-		if _, err := client.Profile(r.t.Context(), r.destination, contract.LiveJob, p); err != nil {
+		if _, err := client.Profile(r.t.Context(), r.destination, job, p); err != nil {
 			r.t.Fatal(err)
 		}
 	}
