@@ -117,10 +117,6 @@ func TestIncident(t *testing.T) {
 	t.Parallel()
 	r := run(t, func(s *stage.Stage) { write(t, filepath.Join(s.Dir, account.TokenFile), "revoked-key\n") })
 	i := &incident{running: r, t: t, dir: t.TempDir()}
-	// No subscriber has this number.
-	if _, err := r.Sandbox.API().AddFault(api.Fault{Endpoint: api.SetAttributes, Identifier: "+12065550113", Status: 400}); err != nil {
-		t.Fatal(err)
-	}
 	write(t, filepath.Join(i.dir, "people.csv"), "mobile,customer_id,first name,favorite color,loyalty points,sms opt-in\n"+
 		"+12065550111,c-1,Ann,green,1,\n+12065550113,c-2,Bob,blue,2,\n+12065550112,c-3,Eve,red,3,\n")
 	i.types(0, "send --destination acme-attributes --name Nightly --file people.csv --no-follow --job "+nightly)
@@ -135,6 +131,11 @@ func TestIncident(t *testing.T) {
 	i.types(1, "check")
 	i.says("The key was revoked in Attentive. Nobody else is to be bothered while a new one is made.")
 	i.types(0, "destinations pause acme-attributes --because key_revoked,_new_one_comes --as oncall")
+	// No subscriber has one of the numbers. The sandbox says so before it looks at
+	// the key, and would have said it while that was the revoked one.
+	if _, err := r.Sandbox.API().AddFault(api.Fault{Endpoint: api.SetAttributes, Identifier: "+12065550113", Status: 400}); err != nil {
+		t.Fatal(err)
+	}
 	i.log.WriteString("$ cat new-key > api-key\n")
 	write(t, filepath.Join(r.Dir, account.TokenFile), account.Token+"\n")
 	i.types(0, "check")
