@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/loopback"
 )
 
 // Cluster is three brokers that keep everything three times.
@@ -91,12 +92,13 @@ func (c *Cluster) Conn(t testing.TB) *broker.Conn {
 	return nil
 }
 
-// freePorts returns ports on which nobody listens.
+// freePorts returns ports on which nobody listens, and which stay free while a
+// server is stopped.
 func freePorts(t testing.TB, n int) []int {
 	t.Helper()
 	var ports []int
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := loopback.Listen(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}

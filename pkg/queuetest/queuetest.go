@@ -10,7 +10,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/url"
 	"testing"
 	"time"
@@ -52,10 +51,9 @@ func Start(t testing.TB) *Server {
 // StartFor runs a server that knows only the users, unless there are none.
 func StartFor(t testing.TB, users ...*server.NkeyUser) *Server {
 	t.Helper()
-	s := &Server{Dir: t.TempDir(), t: t, port: server.RANDOM_PORT, users: users}
-	s.run()
-	s.port = s.nats.Addr().(*net.TCPAddr).Port
+	s := &Server{Dir: t.TempDir(), t: t, port: freePorts(t, 1)[0], users: users}
 	s.URL = fmt.Sprintf("nats://127.0.0.1:%d", s.port)
+	s.run()
 	return s
 }
 

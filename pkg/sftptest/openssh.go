@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"attentive.internal/pkg/loopback"
 	"attentive.internal/pkg/peer"
 )
 
@@ -189,7 +190,7 @@ func PrivateKey(t testing.TB) string {
 // freePort returns a port that was free a moment ago.
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	l, err := loopback.Listen(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,9 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
+
+	"attentive.internal/pkg/loopback"
 )
 
 // Addresses are host and port of everything that listens.
@@ -64,14 +65,6 @@ func addresses(ctx context.Context, file string, prefer Addresses) (Addresses, e
 	return chosen, os.WriteFile(file, append(text, '\n'), 0o600)
 }
 
-// Free ports are looked for below those that systems give to outgoing
-// connections, so that none of these takes one while its process is away.
-const (
-	firstPort = 20_000
-	lastPort  = 29_999
-	tries     = 100
-)
-
 // take listens on the first of the addresses that is free, else on a free port.
 func take(ctx context.Context, addresses ...string) (net.Listener, error) {
 	var config net.ListenConfig
@@ -83,10 +76,5 @@ func take(ctx context.Context, addresses ...string) (net.Listener, error) {
 			return l, nil
 		}
 	}
-	for n := 0; ; n++ {
-		l, err := config.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", firstPort+rand.N(lastPort-firstPort+1)))
-		if err == nil || n == tries {
-			return l, err
-		}
-	}
+	return loopback.Listen(ctx)
 }
