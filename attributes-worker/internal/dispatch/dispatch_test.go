@@ -418,7 +418,7 @@ func TestTheLimitHoldsAndIsUsed(t *testing.T) {
 	// Two workers, of which each begins as if the limit had just been used up. To
 	// the last percent this is measured in simulated time, and by bench custom.
 	got := r.traffic(api.SetAttributes)
-	if least := time.Duration(float64(updates)/150*float64(time.Second)) + 10*time.Second; got.Last.Sub(got.First) > least {
+	if least := time.Duration(float64(updates)/150*float64(time.Second)) + 4*time.Second; got.Last.Sub(got.First) > least {
 		t.Errorf("%d calls took %v: the limit is not used", updates, got.Last.Sub(got.First))
 	}
 }
