@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"attentive.internal/pkg/loopback"
 )
 
 // Build compiles a program of the workspace into dir and returns its path. The
@@ -39,10 +40,10 @@ func Root(ctx context.Context) (string, error) {
 	return filepath.Dir(work), nil
 }
 
-// FreeAddress returns a loopback address where nothing listens at this moment.
+// FreeAddress returns a loopback address where nothing listens at this moment, and
+// which no outgoing connection is given.
 func FreeAddress(ctx context.Context) (string, error) {
-	var config net.ListenConfig
-	l, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
+	l, err := loopback.Listen(ctx)
 	if err != nil {
 		return "", fmt.Errorf("find a free port: %w", err)
 	}

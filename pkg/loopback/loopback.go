@@ -4,6 +4,7 @@ package loopback
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -17,14 +18,58 @@ const (
 	tries     = 100
 )
 
-// Listen listens on a free port. When it finds none, the error is that of the last
-// one it tried. It may be used by several goroutines at once.
-func Listen(ctx context.Context) (net.Listener, error) {
-	var config net.ListenConfig
+// Port is a TCP port of 127.0.0.1 that is free for its holder. Nobody who chooses
+// with this package, in whatever process, is given it before Release: who holds a
+// port holds the UDP port of the same number.
+type Port struct {
+	Number int
+	held   net.PacketConn
+}
+
+// Reserve chooses a port. When it finds none, the error is that of the last one it
+// tried. It may be called by several goroutines at once.
+func Reserve(ctx context.Context) (*Port, error) {
 	for n := 0; ; n++ {
-		l, err := config.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", firstPort+rand.N(lastPort-firstPort+1)))
+		p, err := reserve(ctx, firstPort+rand.N(lastPort-firstPort+1))
 		if err == nil || n == tries {
-			return l, err
+			return p, err
 		}
 	}
+}
+
+// reserve takes a port on which nobody listens.
+func reserve(ctx context.Context, number int) (*Port, error) {
+	p := &Port{Number: number}
+	var config net.ListenConfig
+	var err error
+	if p.held, err = config.ListenPacket(ctx, "udp", p.Address()); err != nil {
+		return nil, err
+	}
+	l, err := config.Listen(ctx, "tcp", p.Address())
+	if err == nil {
+		err = l.Close()
+	}
+	if err != nil {
+		return nil, errors.Join(err, p.Release())
+	}
+	return p, nil
+}
+
+// Address is where to listen.
+func (p *Port) Address() string { return fmt.Sprintf("127.0.0.1:%d", p.Number) }
+
+// Release gives the port up. It is called once, when its server does not come back
+// any more.
+func (p *Port) Release() error { return p.held.Close() }
+
+// Listen listens on a free port that nobody has reserved. Its error is that of
+// Reserve. It may be called by several goroutines at once.
+func Listen(ctx context.Context) (net.Listener, error) {
+	p, err := Reserve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var config net.ListenConfig
+	l, err := config.Listen(ctx, "tcp", p.Address())
+	return l, errors.Join(err, p.Release())
 }

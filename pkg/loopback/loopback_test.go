@@ -5,21 +5,63 @@ import (
 	"testing"
 )
 
-// A port that is listened on is not chosen once more, and none is one that the
-// system may give to an outgoing connection.
-func TestListen(t *testing.T) {
+// A port that is listened on or held is not chosen once more, and none is one that
+// the system may give to an outgoing connection.
+func TestChosenOnce(t *testing.T) {
 	t.Parallel()
 	seen := map[int]bool{}
+	chosen := func(port int) {
+		if seen[port] || port < firstPort || port > lastPort {
+			t.Errorf("port %d, of which %v are taken", port, seen)
+		}
+		seen[port] = true
+	}
 	for range 300 {
 		l, err := Listen(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer func() { _ = l.Close() }()
-		port := l.Addr().(*net.TCPAddr).Port
-		if seen[port] || port < firstPort || port > lastPort {
-			t.Errorf("port %d, of which %v are taken", port, seen[port])
+		chosen(l.Addr().(*net.TCPAddr).Port)
+		p, err := Reserve(t.Context())
+		if err != nil {
+			t.Fatal(err)
 		}
-		seen[port] = true
+		defer func() { _ = p.Release() }()
+		chosen(p.Number)
+	}
+}
+
+// A port stays its holder's while its server is away, and not after its release.
+func TestHeld(t *testing.T) {
+	t.Parallel()
+	p, err := Reserve(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		l, err := net.Listen("tcp", p.Address())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other, err := reserve(t.Context(), p.Number); err == nil {
+			t.Errorf("%s was given away while its server ran", other.Address())
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if other, err := reserve(t.Context(), p.Number); err == nil {
+			t.Errorf("%s was given away while its server was away", other.Address())
+		}
+	}
+	if err := p.Release(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := reserve(t.Context(), p.Number)
+	if err != nil {
+		t.Fatalf("after its release: %v", err)
+	}
+	if err := again.Release(); err != nil {
+		t.Fatal(err)
 	}
 }

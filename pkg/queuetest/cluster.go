@@ -2,7 +2,6 @@ package queuetest
 
 import (
 	"fmt"
-	"net"
 	"net/url"
 	"strings"
 	"testing"
@@ -26,7 +25,7 @@ type Cluster struct {
 func StartCluster(t testing.TB) *Cluster {
 	t.Helper()
 	const members = 3
-	ports := freePorts(t, 2*members)
+	ports := reserve(t, 2*members)
 	c := &Cluster{routes: make([][]*Proxy, members)}
 	var urls []string
 	for i := range members {
@@ -92,18 +91,21 @@ func (c *Cluster) Conn(t testing.TB) *broker.Conn {
 	return nil
 }
 
-// freePorts returns ports on which nobody listens, and which stay free while a
-// server is stopped.
-func freePorts(t testing.TB, n int) []int {
+// reserve returns ports that are the test's until its end.
+func reserve(t testing.TB, n int) []int {
 	t.Helper()
 	var ports []int
 	for range n {
-		l, err := loopback.Listen(t.Context())
+		port, err := loopback.Reserve(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = l.Close() }() // at the end, so that no port is found twice
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		t.Cleanup(func() {
+			if err := port.Release(); err != nil {
+				t.Error(err)
+			}
+		})
+		ports = append(ports, port.Number)
 	}
 	return ports
 }

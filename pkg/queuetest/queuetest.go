@@ -20,7 +20,11 @@ import (
 
 // readyTimeout is how long a server may take to accept connections. Tests of
 // several packages share few cores.
-const readyTimeout = 30 * time.Second
+const readyTimeout = time.Minute
+
+// listenTimeout is how long one that was started may take to listen. A server whose
+// port is taken only waits, and another one has to try.
+const listenTimeout = 10 * time.Second
 
 // Server is a running broker.
 type Server struct {
@@ -51,7 +55,7 @@ func Start(t testing.TB) *Server {
 // StartFor runs a server that knows only the users, unless there are none.
 func StartFor(t testing.TB, users ...*server.NkeyUser) *Server {
 	t.Helper()
-	s := &Server{Dir: t.TempDir(), t: t, port: freePorts(t, 1)[0], users: users}
+	s := &Server{Dir: t.TempDir(), t: t, port: reserve(t, 1)[0], users: users}
 	s.URL = fmt.Sprintf("nats://127.0.0.1:%d", s.port)
 	s.run()
 	return s
@@ -99,7 +103,7 @@ func (s *Server) start() {
 			s.t.Fatalf("new nats-server: %v", err)
 		}
 		n.Start()
-		if n.ReadyForConnections(time.Until(deadline)) {
+		if n.ReadyForConnections(min(listenTimeout, time.Until(deadline))) {
 			s.nats = n
 			return
 		}

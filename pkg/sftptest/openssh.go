@@ -101,7 +101,7 @@ func startOpenSSH(t testing.TB, folder, more string) *OpenSSH {
 	// take it; then sshd ends, and the next port is tried.
 	var problem error
 	for range 5 {
-		s.Port = freePort(t)
+		s.Port = reserve(t)
 		config := filepath.Join(dir, "sshd_config")
 		write(t, config, s.config(dir, more))
 		if problem = run(t, s.address(), sshd, "-D", "-e", "-f", config); problem == nil {
@@ -187,18 +187,19 @@ func PrivateKey(t testing.TB) string {
 	return newKey(t).private
 }
 
-// freePort returns a port that was free a moment ago.
-func freePort(t testing.TB) int {
+// reserve returns a port that is the test's until its end.
+func reserve(t testing.TB) int {
 	t.Helper()
-	l, err := loopback.Listen(t.Context())
+	port, err := loopback.Reserve(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := l.Addr().(*net.TCPAddr).Port
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return port
+	t.Cleanup(func() {
+		if err := port.Release(); err != nil {
+			t.Error(err)
+		}
+	})
+	return port.Number
 }
 
 // key is an Ed25519 key pair as OpenSSH keeps it in files.

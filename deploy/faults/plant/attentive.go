@@ -62,11 +62,11 @@ func (p *Plant) Uploads(account int) string {
 
 // openDoors opens the addresses that all replicas share.
 func (p *Plant) openDoors(ctx context.Context) (err error) {
-	if p.api, err = wire.Open(ctx, loopback+":0", p.route(Attributes, 0)); err != nil {
+	if p.api, err = wire.Open(ctx, host+":0", p.route(Attributes, 0)); err != nil {
 		return err
 	}
 	for i := range p.cfg.Layout.SFTP {
-		d, err := wire.Open(ctx, loopback+":0", p.route(Segment, i))
+		d, err := wire.Open(ctx, host+":0", p.route(Segment, i))
 		if err != nil {
 			return err
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"path/filepath"
 	"strings"
 	"time"
@@ -15,15 +14,13 @@ import (
 )
 
 func (p *Plant) startBroker(ctx context.Context) error {
-	base := 12_000 + rand.IntN(1500)*10
 	var ports []int
 	for range 3 * nodes {
-		port, err := fixedPort(ctx, base)
+		port, err := p.reserve(ctx)
 		if err != nil {
 			return err
 		}
-		ports = append(ports, port)
-		base = port + 1
+		ports = append(ports, port.Number)
 	}
 	for i := range nodes {
 		n := &Node{Name: fmt.Sprintf("node-%d", i), program: p.cfg.Node}

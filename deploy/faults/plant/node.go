@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -38,16 +37,16 @@ func ServeNode(ctx context.Context) error {
 		return fmt.Errorf("read %s: %w", NodeEnv, err)
 	}
 	opts := &server.Options{
-		ServerName: cfg.Name, Host: loopback, Port: cfg.Port, HTTPHost: loopback, HTTPPort: cfg.AdminPort,
+		ServerName: cfg.Name, Host: host, Port: cfg.Port, HTTPHost: host, HTTPPort: cfg.AdminPort,
 		JetStream: true, StoreDir: cfg.Dir,
 		// Reserved, not used: the sum of the streams' ceilings must fit.
 		JetStreamMaxStore: 1 << 40, JetStreamMaxMemory: 256 << 20,
 		// Clients must not learn of ways around the wires.
-		Cluster: server.ClusterOpts{Name: "faults", Host: loopback, Port: cfg.RoutePort, NoAdvertise: true},
+		Cluster: server.ClusterOpts{Name: "faults", Host: host, Port: cfg.RoutePort, NoAdvertise: true},
 		LogFile: cfg.Dir + ".log", NoSigs: true,
 	}
 	for _, port := range cfg.Routes {
-		opts.Routes = append(opts.Routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("%s:%d", loopback, port)})
+		opts.Routes = append(opts.Routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("%s:%d", host, port)})
 	}
 	s, err := server.NewServer(opts)
 	if err != nil {
@@ -61,7 +60,7 @@ func ServeNode(ctx context.Context) error {
 	return nil
 }
 
-const loopback = "127.0.0.1"
+const host = "127.0.0.1"
 
 // Node is one server of the broker, in a process of its own.
 type Node struct {
@@ -73,7 +72,7 @@ type Node struct {
 }
 
 // Address is where clients connect.
-func (n *Node) Address() string { return fmt.Sprintf("%s:%d", loopback, n.cfg.Port) }
+func (n *Node) Address() string { return fmt.Sprintf("%s:%d", host, n.cfg.Port) }
 
 // Start starts the node on its directory, and does not wait until it serves.
 func (n *Node) Start(ctx context.Context) error {
@@ -118,7 +117,7 @@ func (n *Node) metaLeader(ctx context.Context) (string, error) {
 }
 
 func (n *Node) ask(ctx context.Context, what string) ([]byte, error) {
-	return get(ctx, fmt.Sprintf("http://%s:%d/%s", loopback, n.cfg.AdminPort, what))
+	return get(ctx, fmt.Sprintf("http://%s:%d/%s", host, n.cfg.AdminPort, what))
 }
 
 // get returns the body of an answer of status 200.
@@ -138,19 +137,4 @@ func get(ctx context.Context, url string) (body []byte, err error) {
 		return nil, fmt.Errorf("get %s: %s", url, resp.Status)
 	}
 	return io.ReadAll(resp.Body)
-}
-
-// errNoPort is returned when no port can be had.
-var errNoPort = errors.New("no free port found")
-
-// fixedPort returns a free port below those that the system gives to
-// connections: nobody takes it while its server is down.
-func fixedPort(ctx context.Context, from int) (int, error) {
-	var config net.ListenConfig
-	for port := from; port < 32_000; port++ {
-		if l, err := config.Listen(ctx, "tcp", fmt.Sprintf("%s:%d", loopback, port)); err == nil {
-			return port, l.Close()
-		}
-	}
-	return 0, errNoPort
 }

@@ -13,7 +13,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -21,6 +20,7 @@ import (
 	"time"
 
 	"attentive.internal/deploy/faults/wire"
+	"attentive.internal/pkg/loopback"
 	"attentive.internal/pkg/sandbox"
 )
 
@@ -51,6 +51,7 @@ type Plant struct {
 	network *wire.Network
 	api     *wire.Door
 	sftp    []*wire.Door
+	ports   []*loopback.Port // of what is stopped and started again
 	work    sync.WaitGroup
 	stop    context.CancelFunc
 
@@ -101,6 +102,9 @@ func (p *Plant) Close() error {
 			w.Close()
 		}
 	}
+	for _, port := range p.ports {
+		errs = append(errs, port.Release())
+	}
 	p.stop()
 	p.work.Wait()
 	p.mu.Lock()
@@ -125,6 +129,15 @@ func (p *Plant) prepare(ctx context.Context) error {
 	return errors.Join(p.hide(), p.Configure(p.cfg.Layout))
 }
 
+// reserve returns a port that is the plant's until its end.
+func (p *Plant) reserve(ctx context.Context) (*loopback.Port, error) {
+	port, err := loopback.Reserve(ctx)
+	if err == nil {
+		p.ports = append(p.ports, port)
+	}
+	return port, err
+}
+
 func (p *Plant) startReplicas(ctx context.Context) error {
 	for _, r := range p.Replicas {
 		if err := r.Start(ctx); err != nil {
@@ -139,18 +152,18 @@ func (p *Plant) lay(ctx context.Context, r *Replica) error {
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return err
 	}
-	port, err := fixedPort(ctx, 28_000+rand.IntN(3000))
+	port, err := p.reserve(ctx)
 	if err != nil {
 		return err
 	}
-	r.ops = fmt.Sprintf("%s:%d", loopback, port)
+	r.ops = port.Address()
 	for _, n := range p.Nodes {
 		w, err := p.network.Wire(wire.Config{Name: r.Name + "/" + n.Name, Upstream: n.Address()})
 		if err != nil {
 			return err
 		}
 		r.Broker = append(r.Broker, w)
-		d, err := wire.Open(ctx, loopback+":0", func(net.Conn) *wire.Wire { return w })
+		d, err := wire.Open(ctx, host+":0", func(net.Conn) *wire.Wire { return w })
 		if err != nil {
 			return err
 		}
