@@ -154,13 +154,17 @@ func (d *delta) begin() error {
 	return nil
 }
 
-// rest returns what follows the numbers. They can still be read.
+// rest returns what follows the numbers, of which none has been read. They can
+// still be read. It goes from part to part: a few bytes may claim any number of
+// numbers, and those of a part without bits are not to be counted one by one.
 func (d *delta) rest() ([]byte, error) {
 	walk := *d
+	walk.left -= min(walk.left, 1) // the first stands in the head
 	for walk.left > 0 {
-		if _, err := walk.next(); err != nil {
+		if err := walk.begin(); err != nil {
 			return nil, err
 		}
+		walk.left -= min(walk.left, uint64(walk.end)) //nolint:gosec // not negative
 	}
 	return walk.b, nil
 }
