@@ -19,6 +19,7 @@ import (
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
 	attentivev1 "attentive.internal/proto/attentive/v1"
+	"google.golang.org/protobuf/proto"
 )
 
 // terminalTimeout bounds how long the last event of a job may hold it up.
@@ -47,15 +48,11 @@ func (p *Publisher) Publish(ctx context.Context, k contract.Kind, e *attentivev1
 }
 
 func (p *Publisher) publish(ctx context.Context, k contract.Kind, e *attentivev1.JobEvent) error {
-	data, err := contract.Encode(e)
+	id, err := name(e)
 	if err != nil {
 		return err
 	}
-	// The id is that of the event, its time included. Were it made of job,
-	// attempt and state, the broker would drop what happens to a job after its
-	// dead letter was replayed: attempts begin anew.
-	sum := sha256.Sum256(data)
-	msg, err := contract.Message(contract.EventSubject(k, e.GetDestination(), e.GetJobId()), hex.EncodeToString(sum[:16]), e)
+	msg, err := contract.Message(contract.EventSubject(k, e.GetDestination(), e.GetJobId()), id, e)
 	if err != nil {
 		return err
 	}
@@ -67,6 +64,23 @@ func (p *Publisher) publish(ctx context.Context, k contract.Kind, e *attentivev1
 	defer cancel()
 	_, err = p.conn.Store(ctx, broker.StreamEvents, msg)
 	return err
+}
+
+// name is what the broker knows an event by, its time included. Were it made of
+// job, attempt and state, the broker would drop what happens to a job after its
+// dead letter was replayed: attempts begin anew. The text of an end is left out:
+// who tells the end once more may have only the beginning of it.
+func name(e *attentivev1.JobEvent) (string, error) {
+	if terminal(e.GetState()) {
+		e = proto.CloneOf(e)
+		e.Text = ""
+	}
+	data, err := contract.Encode(e)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:16]), nil
 }
 
 // terminal reports whether a job in s goes on only when an operator acts.

@@ -39,7 +39,7 @@ func of(state attentivev1.JobState) *attentivev1.JobEvent {
 // bounded is the context of a test that would hang where it should fail.
 func bounded(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -180,6 +180,47 @@ func TestFollowBelievesTheLedgerWhenEventsAreLost(t *testing.T) {
 	}
 	if last.GetState() != deadLettered || last.GetReason() != string(fault.AccessDenied) || last.GetText() != "not allowed" || last.GetJobId() != job {
 		t.Errorf("last event = %v, want what the ledger knows", last)
+	}
+}
+
+// A success that nobody was told of is told with its text; one that was told, and is
+// told again by somebody who has only the beginning of a long text, is told once.
+func TestTheEndIsToldOnceAndWithItsText(t *testing.T) {
+	t.Parallel()
+	c := queuetest.Start(t).Conn(t)
+	ctx := bounded(t)
+	kv, err := c.JS.KeyValue(ctx, broker.BucketLedger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	record, err := ledger.New(kv).Begin(ctx, ledger.Entry{Kind: contract.Segment, Destination: "acme", JobID: job, Fingerprint: "f"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := "delivered 5 rows in 40 segments (" + strings.Repeat("WinbackDressShirts, ", 40) + ")"
+	if err := record.Note(ctx, "", long, func(e *ledger.Entry) { e.State = ledger.Succeeded }); err != nil {
+		t.Fatal(err)
+	}
+	for e, err := range event.Follow(ctx, c, contract.Segment, "acme", job) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.GetState() != succeeded || !strings.HasPrefix(e.GetText(), "delivered 5 rows") {
+			t.Errorf("the ledger tells %v, want the success with its text", e)
+		}
+	}
+	p := event.NewPublisher(c, slog.New(slog.DiscardHandler))
+	p.Publish(ctx, contract.Segment, record.Entry().Event(long))
+	p.Publish(ctx, contract.Segment, record.Entry().End())
+	var texts []string
+	for e, err := range event.Follow(ctx, c, contract.Segment, "acme", job) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts = append(texts, e.GetText())
+	}
+	if diff := cmp.Diff([]string{long}, texts); diff != "" {
+		t.Errorf("texts (-want +got):\n%s", diff)
 	}
 }
 

@@ -172,5 +172,5 @@ func (f *follower) fromLedger(ctx context.Context) *attentivev1.JobEvent {
 	if time.Since(f.behind) < lookEvery {
 		return nil // the event may be on its way
 	}
-	return entry.Event(entry.Detail)
+	return entry.End()
 }

@@ -187,11 +187,7 @@ func (r *Run[J]) retell(ctx context.Context) {
 	if deadletter.Place(r.Message.Header, r.Message.Sequence) != entry.Sequence {
 		return
 	}
-	text := entry.Detail
-	if n := len(entry.History); n > 0 && text == "" {
-		text = entry.History[n-1].Text
-	}
-	r.publish(ctx, text)
+	r.tell(ctx, entry.End())
 }
 
 // replaces is the fingerprint of the bytes in whose place an operator has put those

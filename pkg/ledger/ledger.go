@@ -102,6 +102,16 @@ func (e Entry) Event(text string) *attentivev1.JobEvent {
 	}
 }
 
+// End is what upstream is told of the end of a job by whoever has only its entry,
+// which keeps no more than the beginning of a long text.
+func (e Entry) End() *attentivev1.JobEvent {
+	text := e.Detail
+	if n := len(e.History); n > 0 && text == "" {
+		text = e.History[n-1].Text
+	}
+	return e.Event(text)
+}
+
 // Terminal reports whether nothing more happens to a job in s by itself.
 func (s State) Terminal() bool {
 	return s == Succeeded || s == DeadLettered || s == Cancelled
