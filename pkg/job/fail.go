@@ -36,8 +36,12 @@ func (r *Run[J]) judge(ctx context.Context, f *fault.Error) (wait time.Duration,
 		if err == nil {
 			return 0, true
 		}
+		reason := f.Reason
 		f = whole(err)
 		wait = r.pauses.next(f)
+		if f.Class != fault.Blocked && ctx.Err() == nil {
+			r.log.Warn("dead letter is not stored yet", "reason", string(reason), "err", f, "wait", wait)
+		}
 	}
 	if f.Class == fault.Blocked {
 		r.block.set(f, r.log)

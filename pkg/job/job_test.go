@@ -800,7 +800,8 @@ func TestBrokerRestartsUnderAJob(t *testing.T) {
 	}
 }
 
-// TestMissingStreamOfDeadLettersHolds: what cannot be stored stays queued.
+// TestMissingStreamOfDeadLettersHolds: what cannot be stored stays queued, and the
+// log says so.
 func TestMissingStreamOfDeadLettersHolds(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -814,6 +815,9 @@ func TestMissingStreamOfDeadLettersHolds(t *testing.T) {
 	})
 	id := p.sendNew(t)
 	eventually(t, "an attempt", func() bool { return handled.Load() == 1 })
+	eventually(t, "the log says what holds the job", func() bool {
+		return strings.Contains(p.log.String(), `msg="dead letter is not stored yet"`)
+	})
 	if err := p.conn.Ensure(t.Context(), broker.Settings{}); err != nil {
 		t.Fatal(err)
 	}
