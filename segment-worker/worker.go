@@ -50,6 +50,7 @@ func work(ctx context.Context, p worker.Parts, account config.Account, tenure *o
 		return fmt.Errorf("open the bucket %s: %w", broker.BucketFiles, err)
 	}
 	numbers, baselines := filename.NewNumbers(files), baseline.New(files)
+	names := new(delivery.Names)
 	disk := spool.NewDisk(int64(p.Config.Dedup.DiskMegabytes) << 20)
 	sessions := remote.NewSessions(account.Sessions(), p.Log)
 	var accounts []remote.Config
@@ -72,6 +73,7 @@ func work(ctx context.Context, p worker.Parts, account config.Account, tenure *o
 			Ledger:      p.Ledger,
 			Numbers:     numbers,
 			Baselines:   baselines,
+			Names:       names,
 			Metrics:     p.Metrics,
 			Memory:      int64(p.Config.Dedup.Megabytes) << 20,
 			Disk:        disk,

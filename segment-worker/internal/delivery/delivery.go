@@ -61,7 +61,9 @@ type Delivery struct {
 	Ledger    *ledger.Ledger
 	Numbers   *filename.Numbers
 	Baselines *baseline.Store
-	Metrics   *metrics.Metrics
+	// Names are the temporary ones, of all Deliveries of the account's tenure.
+	Names   *Names
+	Metrics *metrics.Metrics
 	// Memory and Disk are for telling people apart, as audience.Config has them.
 	Memory int64
 	Disk   *spool.Disk
@@ -71,8 +73,6 @@ type Delivery struct {
 	Log         *slog.Logger
 	// Now gives the date of file names.
 	Now func() time.Time
-
-	named int // temporary files
 }
 
 // Handle is the job.Handler of segment jobs.

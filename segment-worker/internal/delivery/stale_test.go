@@ -296,7 +296,7 @@ func (h hand) run(ctx context.Context, t *testing.T) {
 				HostKeys: account.HostKeys, Folder: d.Segment.RemoteFolder, Fence: h.fence(tenure),
 			},
 			Sessions: remote.NewSessions(1, log), Sources: sources, Rejects: rejects, Ledger: jobs,
-			Numbers: filename.NewNumbers(files), Baselines: baseline.New(files), Metrics: m,
+			Numbers: filename.NewNumbers(files), Baselines: baseline.New(files), Names: new(delivery.Names), Metrics: m,
 			CallTimeout: handTimeout, Log: log, Now: h.now,
 		}
 		runner := &job.Runner[*attentivev1.SegmentJob]{

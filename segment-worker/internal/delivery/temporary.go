@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/fault"
@@ -20,15 +21,20 @@ import (
 // receiver reads.
 const temporaryPrefix = ".relay"
 
-func temporaryName(epoch uint64, destination, jobID string, n int) string {
+func temporaryName(epoch uint64, destination, jobID string, n uint64) string {
 	return fmt.Sprintf("%s.%d.%s.%s.%d", temporaryPrefix, epoch, destination, jobID, n)
 }
+
+// Names counts temporary files. A destination that was paused goes on with another
+// Delivery in the same ownership, and what both upload lies side by side: so all
+// Deliveries of an account's tenure have the same Names. It is safe for concurrent
+// use.
+type Names struct{ given atomic.Uint64 }
 
 // newName returns a temporary name that was never given before. The attempt
 // removes the file of that name unless it is kept.
 func (u *upload) newName() string {
-	u.named++
-	name := temporaryName(u.run.Tenure.Epoch(), u.Destination.ID, u.run.Job.GetId(), u.named)
+	name := temporaryName(u.run.Tenure.Epoch(), u.Destination.ID, u.run.Job.GetId(), u.Names.given.Add(1))
 	u.created = append(u.created, name)
 	return name
 }
