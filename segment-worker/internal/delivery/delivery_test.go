@@ -348,6 +348,28 @@ func TestNumbersGoOnAcrossJobsAndDestinations(t *testing.T) {
 	}
 }
 
+// TestOneJobIDAtTwoDestinations: ids are given for each destination, and numbers for
+// each domain. The receiver has taken the first file away when the second comes.
+func TestOneJobIDAtTwoDestinations(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	p.destinations = []string{"acme", "other"}
+	p.configure()
+	p.start()
+	j := p.orchestration("B", csv(214, 1))
+	p.delivers(j)
+	if err := os.Remove(p.path(name(1))); err != nil {
+		t.Fatal(err)
+	}
+	j.Destination = "other"
+	p.send(j)
+	p.idle()
+	want := map[string]string{name(2): rows("B", 214, 1)}
+	if diff := cmp.Diff(want, p.files()); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+}
+
 func TestDateIsThatOfTheZone(t *testing.T) {
 	t.Parallel()
 	now := time.Now().UTC()

@@ -125,9 +125,9 @@ func (d *Delivery) number(ctx context.Context, jobID string, p *publication, fro
 	if from == len(p.Files) {
 		return nil
 	}
-	owner := jobID
+	owner := d.Destination.ID + "/" + jobID // other destinations may share the domain, and have a job of that id
 	if p.Renumbered > 0 {
-		owner = fmt.Sprintf("%s/%d", jobID, p.Renumbered)
+		owner = fmt.Sprintf("%s/%d", owner, p.Renumbered)
 	}
 	first, err := d.Numbers.Allocate(ctx, p.Domain, p.Day, owner, len(p.Files)-from)
 	if err != nil {

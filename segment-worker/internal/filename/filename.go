@@ -50,7 +50,8 @@ type count struct {
 }
 
 type grant struct {
-	// Owner is the job, with a mark for each further allocation it needed.
+	// Owner is the job of a destination, with a mark for each further allocation it
+	// needed.
 	Owner string `json:"owner"`
 	First int    `json:"first"`
 	Files int    `json:"files"`
