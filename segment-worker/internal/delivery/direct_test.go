@@ -104,6 +104,20 @@ func TestEveryOperationFailsWithoutRenames(t *testing.T) {
 	})
 }
 
+// TestJobOfTooManyFiles: it is refused while it is read, because it could never be
+// committed.
+func TestJobOfTooManyFiles(t *testing.T) {
+	t.Parallel()
+	p := at(t, queuetest.Start(t), "shop")
+	p.settings = "rename: none, split_rows: 1"
+	p.configure()
+	p.start()
+	p.refuses(p.campaign("A", csv(212, 5000)), "too_large", "raise split_rows")
+	if got := len(p.files()); got > 0 {
+		t.Errorf("%d files lie there, want none", got)
+	}
+}
+
 // TestSourceThatChangesBeforeItIsWritten: what was not checked is not published,
 // and what has been is told.
 func TestSourceThatChangesBeforeItIsWritten(t *testing.T) {

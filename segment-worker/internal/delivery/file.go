@@ -2,12 +2,14 @@ package delivery
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
 
 	"attentive.internal/pkg/config"
+	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/metrics"
 	"attentive.internal/segment-worker/internal/compress"
 	"attentive.internal/segment-worker/internal/stream"
@@ -31,16 +33,50 @@ type remoteFile struct {
 // create begins a file, unless it lies there whole.
 func (l *list) create(ctx context.Context, at slot) (io.WriteCloser, error) {
 	u := l.upload
-	switch {
-	case u.direct != nil:
+	if u.direct != nil {
 		return l.createFinal(ctx, at)
-	case u.checking:
+	}
+	if err := u.enlist(at); err != nil {
+		return nil, err
+	}
+	if u.checking {
 		return &checkedFile{upload: u, slot: at}, nil
 	}
 	if f, ok := u.whole[at]; ok {
 		return &keptFile{ctx: ctx, upload: u, file: f}, nil
 	}
 	return l.begin(ctx, at, u.newName()), nil
+}
+
+// The ledger's entry of a job names its files, and must not become larger than what
+// the broker takes, 1 MiB: a job that cannot be committed would be uploaded again and
+// again. What else stands in the entry has the rest.
+const (
+	maxListed     = 832 << 10
+	listedFile    = 360 // bytes for a file beside the names that stand in it
+	listedSegment = 100 // for a segment and what is said of it
+	listedWarning = 300 // for the warning that it is split
+)
+
+// enlist makes room for a file in the ledger's entry. It fails, Permanent, when there is
+// none.
+func (u *upload) enlist(at slot) error {
+	segment, err := json.Marshal(at.Segment)
+	if err != nil {
+		return err
+	}
+	u.listed += listedFile + len(u.Destination.ID) + 2*len(u.settings.ClientDomain) + len(segment)
+	switch at.Part {
+	case 1:
+		u.listed += listedSegment + 2*len(segment)
+	case 2:
+		u.listed += listedWarning + len(segment)
+	}
+	if u.listed > maxListed {
+		return fault.Permanentf(fault.TooLarge, "segment %q, part %d: the job is of more files than can be published at once; "+
+			"raise split_rows or split_megabytes, or send it as several jobs", at.Segment, at.Part)
+	}
+	return nil
 }
 
 // begin starts a file. It is filled while the receiver takes the rest of the one

@@ -37,6 +37,7 @@ type upload struct {
 	direct   *publication // what is written under final names; nil in the first phase
 
 	created    []string          // temporary names of files that may be there
+	listed     int               // bytes of the ledger's entry that the files take, about
 	memory     int64             // to tell the people of one segment apart
 	order      []string          // names of the segments as they came
 	warnings   []string          // that only the rows have given rise to
