@@ -207,6 +207,7 @@ func (b *batches) bringRows(ctx context.Context, rows []row) {
 		release = b.hold(err, release)
 		_ = backoff.Sleep(ctx, wait) // fails when ctx ends, and so does the loop
 	}
+	b.outlast(ctx, p)
 }
 
 // carrier returns a profile that stands for the rows.

@@ -167,6 +167,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		profiles.Go(func() {
 			defer p.lane.Done()
 			d.bring(ctx, p)
+			d.outlast(ctx, p)
 		})
 	})
 }

@@ -214,6 +214,36 @@ func TestALateCallUndoesNothing(t *testing.T) {
 	}
 }
 
+// The worker is stopped when a call of it has timed out that is carried out later. The
+// next owner, which knows of no such call, does not begin before that.
+func TestALateCallOfTheOwnerBeforeUndoesNothing(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.fault(api.Fault{Endpoint: api.SetAttributes, Delay: api.Duration(timeout + 550*time.Millisecond), Late: true, Times: 1})
+	for n := range 2 {
+		r.publish(update(byPhone(phone(1)), map[string]any{"n": n + 1}))
+	}
+	first := r.start()
+	r.eventually(func() error {
+		if first.logged.count("call failed") == 0 {
+			return errors.New("no call has timed out")
+		}
+		return nil
+	})
+	first.stop()
+	r.start()
+	r.drained()
+	r.eventually(func() error {
+		if got := r.traffic(api.SetAttributes).Executed; got != 3 {
+			return fmt.Errorf("%d calls took effect, want 3", got)
+		}
+		return nil
+	})
+	if s, _ := r.sandbox.API().Subscriber(phone(1)); s.Attributes["n"] != "2" {
+		t.Errorf("attributes = %v, want those of the last update", s.Attributes)
+	}
+}
+
 // What the API refuses, and what cannot be read, is stored as it came; what
 // follows it goes on.
 func TestWhatCannotBeSentIsADeadLetter(t *testing.T) {

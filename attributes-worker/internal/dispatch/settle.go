@@ -35,11 +35,15 @@ func (d *Dispatcher) acknowledge(ctx context.Context, p *Profile) {
 	defer stop()
 	if err := p.message.Ack(longer); err != nil {
 		p.log.Warn("profile is done, and its message is left to the next owner", "err", err)
-		return
 	}
+}
+
+// outlast waits until the last call of p that got no answer, if there is one, can no
+// longer be carried out: that must not come after the subscriber's next one. It does so
+// at the end of the work too, whether p is done or not: the next owner, who knows of no
+// such call, waits for us.
+func (d *Dispatcher) outlast(ctx context.Context, p *Profile) {
 	if !p.unsettled.IsZero() {
-		// The call without an answer may still be carried out: not after the
-		// subscriber's next one, which waits for us also with the next owner.
 		_ = backoff.Sleep(context.WithoutCancel(ctx), time.Until(p.unsettled.Add(d.Account.timeout))) // never ends early
 	}
 }
