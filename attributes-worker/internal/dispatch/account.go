@@ -139,6 +139,13 @@ func errLease() error {
 // the queue, which is nil for a call that does not send what waits there.
 type passes struct{ account, endpoint, queue *pass }
 
+func (p passes) decline() {
+	p.endpoint.decline()
+	if p.queue != nil {
+		p.queue.decline()
+	}
+}
+
 func (p passes) leave() {
 	p.endpoint.leave()
 	p.account.leave()

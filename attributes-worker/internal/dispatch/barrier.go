@@ -103,6 +103,18 @@ func (p *pass) leave() {
 	}
 }
 
+// decline reports that there is no call, and that its holder will not come again: one
+// that waits may take its place at once.
+func (p *pass) decline() {
+	b := p.barrier
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p.probe {
+		p.probe, b.probing, b.next = false, false, time.Time{}
+		b.notify()
+	}
+}
+
 // met reports that the call met f.
 func (p *pass) met(f *fault.Error) {
 	b := p.barrier

@@ -152,6 +152,29 @@ func TestWhatAPassReports(t *testing.T) {
 	}
 }
 
+// Of many who wait behind a block, and have nothing to call for any more, none keeps
+// the next one from finding out.
+func TestWhoDeclinesHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &barrier{notice: testNotice()}
+		first := enter(t, b)
+		first.met(blockedBy(fault.ScopeMissing))
+		first.leave()
+		began := time.Now()
+		for range 1000 {
+			p := enter(t, b)
+			p.decline()
+			p.leave()
+		}
+		p := enter(t, b)
+		if took := time.Since(began); !p.probe || took > probes().Most {
+			t.Errorf("a probe: %v, after %v; want one as if nobody had declined", p.probe, took)
+		}
+		p.leave()
+	})
+}
+
 // A caller that waits behind the barrier, for its turn say, goes back when a
 // block begins; so does one that waits before it, when it is stopped.
 func TestABlockCallsBack(t *testing.T) {

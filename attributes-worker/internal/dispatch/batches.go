@@ -185,6 +185,11 @@ func (b *batches) bringRows(ctx context.Context, rows []row) {
 			b.acknowledgeRows(ctx, p)
 			return
 		}
+		if errors.Is(err, errCancelled) { // the job of some of them
+			release()
+			b.bringRows(ctx, rows)
+			return
+		}
 		if f.Class == fault.Permanent && (len(rows) > 1 || len(rows[0]) > 1) {
 			release()
 			b.Metrics.Batches(b.Destination.ID, metrics.BatchSplit).Inc()

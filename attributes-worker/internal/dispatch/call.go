@@ -160,11 +160,16 @@ func (d *Dispatcher) call(ctx context.Context, p *Profile) (called bool, err err
 	if p.first.IsZero() {
 		p.first, p.held = time.Now(), 0
 	}
-	if err := d.turn(behind, e); err != nil {
-		return false, err
+	cancelled := d.cancelled(p) // while something was blocked, as many others: they take no turns
+	if !cancelled {
+		if err := d.turn(behind, e); err != nil {
+			return false, err
+		}
+		cancelled = d.cancelled(p)
 	}
-	if p.batch == nil && d.cancelled(p) { // while it waited
-		return false, nil
+	if cancelled {
+		leave.decline()
+		return false, errCancelled
 	}
 	c := &Call{dispatcher: d, client: d.client, endpoint: e, profile: p, passes: leave}
 	err = p.message.Work(behind, func() error { return d.Sender.Send(context.WithoutCancel(ctx), c, p) })

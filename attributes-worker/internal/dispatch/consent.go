@@ -267,10 +267,16 @@ const statusNobody = 404
 
 // GiveUp implements Sender.
 func (c *Consents) GiveUp(ctx context.Context, p *Profile) error {
-	if p.call != unanswered {
+	end := c.ledger.GiveUp
+	switch {
+	case p.call == answered, p.company == "": // its end is known; or nothing was begun
 		return nil
+	case p.call == notMade:
+		// Its intent may be stored all the same, when the ledger's answer was lost. Left
+		// there, it would be taken for a call that nobody knows the outcome of.
+		end = c.ledger.Abandon
 	}
-	return c.account.askLedger(ctx, func(ctx context.Context) error { return c.ledger.GiveUp(ctx, c.request(p)) })
+	return c.account.askLedger(ctx, func(ctx context.Context) error { return end(ctx, c.request(p)) })
 }
 
 // accept records that the profile's call had its effect.

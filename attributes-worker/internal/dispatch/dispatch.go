@@ -2,9 +2,11 @@ package dispatch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -102,7 +104,7 @@ type Sender interface {
 	// permanent one.
 	Send(ctx context.Context, c *Call, p *Profile) error
 	// GiveUp is called before p is stored as a dead letter, and again when
-	// storing it fails.
+	// storing it fails; and before p is left out because its job was cancelled.
 	GiveUp(ctx context.Context, p *Profile) error
 }
 
@@ -298,7 +300,7 @@ func (d *Dispatcher) attempt(ctx context.Context, p *Profile) (err error) {
 		return p.invalid
 	}
 	if d.cancelled(p) {
-		return nil
+		return d.skip(ctx, p)
 	}
 	if d.unchanged(p) {
 		return nil
@@ -321,7 +323,11 @@ func (d *Dispatcher) attempt(ctx context.Context, p *Profile) (err error) {
 		return err
 	}
 	d.logSent(d.sent.Begin(p.sent))
-	if called, err := d.traced(ctx, p); err != nil || !called {
+	called, err := d.traced(ctx, p)
+	switch {
+	case errors.Is(err, errCancelled):
+		return d.skip(ctx, p)
+	case err != nil || !called:
 		return err // without an error: it was not due any more
 	}
 	d.logSent(d.sent.End(p.sent))
@@ -331,14 +337,31 @@ func (d *Dispatcher) attempt(ctx context.Context, p *Profile) (err error) {
 	return nil
 }
 
-// cancelled reports whether p is not to be sent because its job was cancelled, and
-// counts it. One that may have had its effect is brought to its end.
+// errCancelled is of a profile whose job was cancelled while it waited for its turn.
+var errCancelled = errors.New("its job was cancelled")
+
+// cancelled reports whether p is not to be sent because its job was cancelled; of a
+// batch, that of any of its profiles. What may have had its effect is brought to its
+// end.
 func (d *Dispatcher) cancelled(p *Profile) bool {
-	if d.Cancelled == nil || p.attempts > 0 || !p.unsettled.IsZero() || !d.Cancelled(p.message.Address.Job) {
+	if d.Cancelled == nil || p.attempts > 0 || p.call != notMade || !p.unsettled.IsZero() {
 		return false
 	}
+	if p.batch == nil {
+		return d.Cancelled(p.message.Address.Job)
+	}
+	return slices.ContainsFunc(p.batch, func(r row) bool {
+		return slices.ContainsFunc(r, func(u *update) bool { return d.Cancelled(u.Of.message.Address.Job) })
+	})
+}
+
+// skip leaves p out, whose job was cancelled, and counts it.
+func (d *Dispatcher) skip(ctx context.Context, p *Profile) error {
+	if err := d.Sender.GiveUp(ctx, p); err != nil {
+		return err
+	}
 	d.Metrics.ProfilesSkipped(d.Kind, d.Destination.ID, metrics.JobCancelled).Inc()
-	return true
+	return nil
 }
 
 // judge decides what follows from the error of an attempt: how long to wait for
