@@ -37,6 +37,23 @@ func Load[T any](ctx context.Context, kv jetstream.KeyValue, key string) (value 
 	return value, entry.Revision(), nil
 }
 
+// Keys returns the keys of kv that match filter, in no order, and perhaps one twice:
+// all of them, or an error. The library's list ends early, and like a whole one, when
+// ctx does; and its goroutine never ends when not all of it is taken.
+func Keys(ctx context.Context, kv jetstream.KeyValue, filter string) (keys []string, err error) {
+	list, err := kv.ListKeysFiltered(ctx, filter)
+	if err == nil {
+		for key := range list.Keys() {
+			keys = append(keys, key)
+		}
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the keys %s of %s: %w", filter, kv.Bucket(), err)
+	}
+	return keys, nil
+}
+
 // Store writes value if key is still at revision, zero meaning that it does
 // not exist, and returns the new revision. It fails with ErrConflict when
 // somebody else wrote first.

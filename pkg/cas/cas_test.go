@@ -3,8 +3,10 @@ package cas_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -64,6 +66,46 @@ func TestLoadNamesAValueItCannotRead(t *testing.T) {
 	}
 	if _, _, err := cas.Load[counter](t.Context(), kv, "k"); err == nil {
 		t.Error("Load of a damaged value: got nil error")
+	}
+}
+
+// A list that is cut short is an error, whenever that happens.
+func TestKeysAreAllOrAnError(t *testing.T) {
+	t.Parallel()
+	conn := queuetest.Start(t).Conn(t)
+	kv, err := conn.JS.KeyValue(t.Context(), broker.BucketFiles)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 3000
+	for i := range n {
+		// As KeyValue.Put does, without waiting for each.
+		if _, err := conn.JS.PublishAsync(fmt.Sprintf("$KV.%s.of.%d", kv.Bucket(), i), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := kv.Put(t.Context(), "another.1", nil); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-conn.JS.PublishAsyncComplete():
+	case <-time.After(time.Minute):
+		t.Fatal("the keys are not stored")
+	}
+	cut := 0
+	for within := time.Millisecond; ; within += within / 8 {
+		ctx, cancel := context.WithTimeout(t.Context(), within)
+		keys, err := cas.Keys(ctx, kv, "of.*")
+		cancel()
+		switch {
+		case err != nil:
+			cut++
+		case len(keys) != n:
+			t.Fatalf("%d keys of %d after %v, and no error", len(keys), n, within)
+		default:
+			t.Logf("listed within %v; %d lists were cut short", within, cut)
+			return
+		}
 	}
 }
 

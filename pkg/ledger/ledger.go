@@ -246,13 +246,12 @@ func (l *Ledger) Find(ctx context.Context, k contract.Kind, destination, job str
 // List yields the records of all jobs of kind k of a destination, in no order.
 func (l *Ledger) List(ctx context.Context, k contract.Kind, destination string) iter.Seq2[*Record, error] {
 	return func(yield func(*Record, error) bool) {
-		keys, err := l.kv.ListKeysFiltered(ctx, Key(k, destination, "*"))
+		keys, err := cas.Keys(ctx, l.kv, Key(k, destination, "*"))
 		if err != nil {
 			yield(nil, fmt.Errorf("list jobs of %s: %w", destination, err))
 			return
 		}
-		defer func() { _ = keys.Stop() }() // reading is all that ends
-		for key := range keys.Keys() {
+		for _, key := range keys {
 			entry, revision, err := cas.Load[Entry](ctx, l.kv, key)
 			if err == nil && revision == 0 {
 				continue // gone since it was listed
@@ -280,8 +279,11 @@ func (l *Ledger) Entries(ctx context.Context, k contract.Kind, destination, job 
 				yield(Entry{}, fmt.Errorf("list jobs: %w", context.Cause(ctx)))
 				return
 			case e := <-w.Updates():
-				if e == nil {
-					return // that was all
+				if e == nil { // that was all, unless ctx has ended
+					if ctx.Err() != nil {
+						yield(Entry{}, fmt.Errorf("list jobs: %w", context.Cause(ctx)))
+					}
+					return
 				}
 				var entry Entry
 				if err := json.Unmarshal(e.Value(), &entry); err != nil {

@@ -71,13 +71,12 @@ func Clear(ctx context.Context, kv jetstream.KeyValue, destination string) (p Pa
 
 // List returns all pauses, ordered by destination.
 func List(ctx context.Context, kv jetstream.KeyValue) ([]Pause, error) {
-	keys, err := kv.ListKeys(ctx)
+	keys, err := cas.Keys(ctx, kv, ">")
 	if err != nil {
 		return nil, fmt.Errorf("list pauses: %w", err)
 	}
-	defer func() { _ = keys.Stop() }() // reading is all that ends
 	var list []Pause
-	for key := range keys.Keys() {
+	for _, key := range keys {
 		p, revision, err := cas.Load[Pause](ctx, kv, key)
 		if err != nil {
 			return nil, err

@@ -32,6 +32,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"attentive.internal/attributes-worker/internal/batch"
+	"attentive.internal/pkg/cas"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/queue"
 )
@@ -210,7 +211,7 @@ func (s *Store) Remove(ctx context.Context, name string) error {
 // is an error, and does not end the list.
 func (s *Store) Others(ctx context.Context, known func(entry string) bool) iter.Seq2[Batch, error] {
 	return func(yield func(Batch, error) bool) {
-		names, err := s.names(ctx)
+		names, err := cas.Keys(ctx, s.kv, s.destination+".*")
 		if err != nil {
 			yield(Batch{}, err)
 			return
@@ -229,20 +230,4 @@ func (s *Store) Others(ctx context.Context, known func(entry string) bool) iter.
 			}
 		}
 	}
-}
-
-// names lists the entries, to the last: the lister ends early and without a word
-// when ctx does, and never when nobody takes what it has.
-func (s *Store) names(ctx context.Context) (names []string, err error) {
-	keys, err := s.kv.ListKeysFiltered(ctx, s.destination+".*")
-	if err == nil {
-		for name := range keys.Keys() {
-			names = append(names, name)
-		}
-		err = ctx.Err()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list %s: %w", s.kv.Bucket(), err)
-	}
-	return names, nil
 }
