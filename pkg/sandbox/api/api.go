@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"slices"
@@ -132,7 +133,7 @@ type Config struct {
 	// ArrivalLog is how many arrivals, and ten times as many texts, are kept one
 	// by one; older ones are only counted. Default 10,000; negative keeps none.
 	ArrivalLog int
-	// Seed makes faults with a probability repeatable.
+	// Seed makes faults with a probability, and how long batches take, repeatable.
 	Seed uint64
 	// Log gets one debug line per call. Default: none.
 	Log *slog.Logger
@@ -190,7 +191,7 @@ func Open(cfg Config) (*Server, error) {
 		started:  time.Now(),
 		stopping: make(chan struct{}),
 		state:    newState(cfg.Attributes, 10*cfg.ArrivalLog),
-		bulk:     bulkState{policy: defaultBulkPolicy(), jobs: make(map[string]*bulkJob)},
+		bulk:     bulkState{policy: defaultBulkPolicy(), random: rand.New(rand.NewPCG(cfg.Seed, 1)), jobs: make(map[string]*bulkJob)},
 	}
 	if s.journal, err = journal.Open(cfg.Journal, s.state.replay); err != nil {
 		return nil, fmt.Errorf("open sandbox api: %w", err)

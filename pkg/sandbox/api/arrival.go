@@ -27,8 +27,12 @@ type Arrival struct {
 	// Status is what was answered: 0 while it is being worked on, and for a
 	// connection that was cut.
 	Status int `json:"status"`
-	// Executed says that the call took effect.
+	// Executed says that the call took effect; of a batch, that it was accepted.
 	Executed bool `json:"executed"`
+	// Job is what an accepted batch is called, and Applied is when it took effect:
+	// zero while it has not.
+	Job     string    `json:"job,omitempty"`
+	Applied time.Time `json:"applied,omitzero"`
 }
 
 // Traffic is what is known of all arrivals at one endpoint with one key.
@@ -122,12 +126,29 @@ func (l *arrivalLog) answered(seq uint64, c caller, a answer) {
 	if a.executed {
 		t.Executed++
 	}
-	if l.keep == 0 {
-		return
-	}
-	if slot := &l.ring[(seq-1)%uint64(l.keep)]; slot.Seq == seq {
+	if slot := l.slot(seq); slot != nil {
 		slot.Status, slot.Executed = a.status, a.executed
 	}
+}
+
+// note adds something to an arrival, if it is kept.
+func (l *arrivalLog) note(seq uint64, add func(*Arrival)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if slot := l.slot(seq); slot != nil {
+		add(slot)
+	}
+}
+
+// slot returns an arrival, or nil when it is not kept; the lock is held.
+func (l *arrivalLog) slot(seq uint64) *Arrival {
+	if l.keep == 0 {
+		return nil
+	}
+	if slot := &l.ring[(seq-1)%uint64(l.keep)]; slot.Seq == seq {
+		return slot
+	}
+	return nil
 }
 
 // Arrivals returns the newest arrivals, oldest first, as many as are kept.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strconv"
@@ -41,6 +42,10 @@ const (
 type BulkPolicy struct {
 	// Delay passes before a batch takes effect. Zero: at once.
 	Delay Duration `json:"delay"`
+	// Spread is what Delay is longer by at most, for each batch by another part of
+	// it, from the server's seed: batches take effect in another order than they
+	// were accepted in.
+	Spread Duration `json:"spread,omitempty"`
 	// Status, if not empty, is where a batch stays after Delay, without effect.
 	Status JobStatus `json:"status,omitempty"`
 	// NoResults leaves the url of a completed batch out.
@@ -56,8 +61,8 @@ func (p BulkPolicy) validate() error {
 	default:
 		return fmt.Errorf("bulk: no status %q", p.Status)
 	}
-	if p.Delay < 0 {
-		return fmt.Errorf("bulk: delay %v is negative", time.Duration(p.Delay))
+	if p.Delay < 0 || p.Spread < 0 {
+		return fmt.Errorf("bulk: delay %v or spread %v is negative", time.Duration(p.Delay), time.Duration(p.Spread))
 	}
 	return nil
 }
@@ -89,6 +94,7 @@ type bulkUser struct {
 // bulkState is what is known of batches. Server.mu guards it.
 type bulkState struct {
 	policy BulkPolicy
+	random *rand.Rand
 	last   int
 	jobs   map[string]*bulkJob
 	order  []string // ids, oldest first
@@ -96,6 +102,7 @@ type bulkState struct {
 
 type bulkJob struct {
 	id        string
+	arrival   uint64 // its number
 	status    JobStatus
 	users     []bulkUser
 	noResults bool
@@ -198,9 +205,10 @@ func (s *strict) identifiers(raw json.RawMessage) []Identity {
 func (s *Server) acceptBulk(q request) answer {
 	s.bulk.last++
 	job := &bulkJob{
-		id: fmt.Sprintf("batch-%d-%d", s.started.UnixMilli(), s.bulk.last), status: JobInProgress, users: q.users,
+		id: fmt.Sprintf("batch-%d-%d", s.started.UnixMilli(), s.bulk.last), arrival: q.arrival, status: JobInProgress, users: q.users,
 		noResults: s.bulk.policy.NoResults,
 	}
+	s.arrivals.note(job.arrival, func(a *Arrival) { a.Job = job.id })
 	s.bulk.jobs[job.id] = job
 	s.bulk.order = append(s.bulk.order, job.id)
 	if len(s.bulk.order) > keptJobs {
@@ -208,7 +216,7 @@ func (s *Server) acceptBulk(q request) answer {
 		s.bulk.order = slices.Delete(s.bulk.order, 0, 1)
 	}
 	end := s.bulk.policy.Status
-	if delay := time.Duration(s.bulk.policy.Delay); delay > 0 {
+	if delay := s.bulk.delay(); delay > 0 {
 		time.AfterFunc(delay, func() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -226,6 +234,15 @@ func (s *Server) acceptBulk(q request) answer {
 	}, executed: true}
 }
 
+// delay returns how long the next batch takes. Server.mu is held.
+func (b *bulkState) delay() time.Duration {
+	delay := time.Duration(b.policy.Delay)
+	if spread := int64(b.policy.Spread); spread > 0 {
+		delay += time.Duration(b.random.Int64N(spread))
+	}
+	return delay
+}
+
 // endBulk lets a batch take effect, or stay where the policy says. Server.mu is
 // held.
 func (s *Server) endBulk(job *bulkJob, status JobStatus) {
@@ -241,6 +258,7 @@ func (s *Server) endBulk(job *bulkJob, status JobStatus) {
 		job.problems = append(job.problems, a)
 	}
 	job.status = JobCompleted
+	s.arrivals.note(job.arrival, func(a *Arrival) { a.Applied = time.Now() })
 }
 
 // bulkStatus answers what became of a batch. Server.mu is held.

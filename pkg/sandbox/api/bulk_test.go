@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -107,6 +108,53 @@ func TestBulkTakesEffectLater(t *testing.T) {
 	}
 	if err := s.SetBulk(api.BulkPolicy{Status: "DONE"}); err == nil {
 		t.Error("a status that there is not was taken")
+	}
+}
+
+// With a spread batches take effect in another order than they were accepted in,
+// and the log of arrivals tells when.
+func TestBulkTakesEffectInAnotherOrder(t *testing.T) {
+	t.Parallel()
+	s := start(t, config(t))
+	if err := s.SetBulk(api.BulkPolicy{Delay: api.Duration(50 * time.Millisecond), Spread: api.Duration(500 * time.Millisecond)}); err != nil {
+		t.Fatal(err)
+	}
+	const batches = 20
+	for n := range batches {
+		s.accept(batch(row("+12125550101", fmt.Sprintf(`{"n": %d}`, n))))
+	}
+	var arrivals []api.Arrival
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		arrivals = s.Arrivals()
+		if !slices.ContainsFunc(arrivals, func(a api.Arrival) bool { return a.Applied.IsZero() }) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("not every batch takes effect")
+		}
+	}
+	names := make(map[string]bool)
+	for _, a := range arrivals {
+		names[a.Job] = true
+		if took := a.Applied.Sub(a.At); took < 50*time.Millisecond {
+			t.Errorf("a batch took effect after %v, before its delay had passed", took)
+		}
+	}
+	if len(names) != batches {
+		t.Errorf("%d batches are named %v", batches, names)
+	}
+	applied := func(a, b api.Arrival) int { return a.Applied.Compare(b.Applied) }
+	if slices.IsSortedFunc(arrivals, applied) {
+		t.Error("all batches took effect in the order in which they arrived")
+	}
+	last := slices.MaxFunc(arrivals, applied).Users[0].Attributes["n"]
+	if got := s.subscriber("+12125550101").Attributes["n"]; got != last {
+		t.Errorf("n is %s, want that of the batch that took effect last, %s", got, last)
+	}
+	for _, bad := range []api.BulkPolicy{{Delay: -1}, {Spread: -1}} {
+		if err := s.SetBulk(bad); err == nil {
+			t.Errorf("policy %+v was taken", bad)
+		}
 	}
 }
 

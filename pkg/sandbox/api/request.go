@@ -45,6 +45,7 @@ type Subscription struct {
 
 // request is what a call asks for, as far as it could be read.
 type request struct {
+	arrival  uint64 // its number
 	who      []Identity
 	user     json.RawMessage // as sent, for the answer
 	external json.RawMessage

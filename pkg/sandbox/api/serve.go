@@ -51,7 +51,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		key = Key{}
 	}
 	c := caller{endpoint, key.ID}
-	seq := s.arrivals.add(Arrival{
+	q.arrival = s.arrivals.add(Arrival{
 		At: at, Endpoint: endpoint, Key: key.ID, Body: sha256.Sum256(raw), Who: q.who, Attributes: texts(q.attributes), Users: users(q.users),
 	})
 
@@ -74,7 +74,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		return s.execute(endpoint, key, q)
 	})
-	s.arrivals.answered(seq, c, a)
+	s.arrivals.answered(q.arrival, c, a)
 	s.log.Debug("call answered", "endpoint", endpoint, "key", key.ID, "status", a.status, "executed", a.executed, "duration", time.Since(at))
 	if a.status == 0 {
 		panic(http.ErrAbortHandler) // net/http's way to close without an answer
