@@ -18,13 +18,16 @@ const pieceBytes = 32 << 10
 
 // link is one connection over a wire.
 type link struct {
-	client, server *net.TCPConn
-	wire           *Wire
+	client *net.TCPConn
+	wire   *Wire
 	// routed is closed when wire and server are known. What the client sends is
 	// read from the first moment on: when it was sent must be known exactly.
 	routed chan struct{}
-	once   sync.Once
 	over   chan struct{} // closed when nothing passes any more
+
+	mu     sync.Mutex // guards the rest, and that over is closed once
+	server *net.TCPConn
+	ended  bool
 }
 
 func newLink(client *net.TCPConn) *link {
@@ -116,16 +119,32 @@ func (l *link) write(to *net.TCPConn, f *flow) {
 
 func (l *link) reset() { l.end(reset) }
 
+// join makes c the way to the server, unless the link has ended: then it resets c.
+func (l *link) join(c *net.TCPConn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		reset(c)
+		return false
+	}
+	l.server = c
+	return true
+}
+
 // end ends both connections in one way. They are of no further use, whatever
 // closing them says.
 func (l *link) end(how func(*net.TCPConn)) {
-	l.once.Do(func() {
-		close(l.over)
-		how(l.client)
-		if l.server != nil {
-			how(l.server)
-		}
-	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		return
+	}
+	l.ended = true
+	close(l.over)
+	how(l.client)
+	if l.server != nil {
+		how(l.server)
+	}
 }
 
 // reset closes c so that the other side sees a reset, and what waits is lost.

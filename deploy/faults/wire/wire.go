@@ -265,7 +265,9 @@ func (w *Wire) connect(ctx context.Context, l *link) bool {
 	if err != nil {
 		return false
 	}
-	l.server = dialled.(*net.TCPConn)
+	if !l.join(dialled.(*net.TCPConn)) {
+		return false
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.proxy != proxy {

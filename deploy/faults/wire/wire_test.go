@@ -17,7 +17,7 @@ import (
 )
 
 // patience is how long a test waits for what must come.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 func TestMain(m *testing.M) {
 	zerolog.SetGlobalLevel(zerolog.Disabled) // toxics have a logger of their own
@@ -307,6 +307,38 @@ func TestCut(t *testing.T) {
 	say(t, dial(t, d), "after")
 	if got := s.arrives(t); got != "after\n" {
 		t.Errorf("%q arrived", got)
+	}
+}
+
+// A door that is closed while it is asked where a connection leads does not wait for
+// the connection.
+func TestCloseWhileAConnectionIsRouted(t *testing.T) {
+	t.Parallel()
+	_, w, _ := path(t, nil)
+	routing, goOn := make(chan struct{}), make(chan struct{})
+	d, err := wire.Open(t.Context(), "127.0.0.1:0", func(net.Conn) *wire.Wire {
+		close(routing)
+		<-goOn
+		return w
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, d)
+	<-routing
+	closed := make(chan error, 1)
+	go func() { closed <- d.Close() }()
+	if _, err := c.Read(make([]byte, 1)); err == nil {
+		t.Error("the connection goes on")
+	}
+	close(goOn)
+	select {
+	case err := <-closed:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(patience):
+		t.Fatal("the door is not closed")
 	}
 }
 
