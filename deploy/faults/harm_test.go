@@ -26,8 +26,9 @@ type harm struct {
 	processes, wires victims
 	node             sync.Mutex // one node at a time is down
 
-	mu      sync.Mutex // guards history
+	mu      sync.Mutex // guards the rest
 	history []string
+	done    int // faults
 }
 
 // victims are replicas to which something is being done. Of each worker one is
@@ -74,8 +75,9 @@ func (v *victims) release(r *plant.Replica) {
 	delete(v.busy, r)
 }
 
-// harm does all faults of a plan, and returns when all is healed.
-func (r *run) harm(faults []fault) {
+// harm does all faults of a plan, and returns how many when all is healed. The
+// second of two is not done when there is no successor in time.
+func (r *run) harm(faults []fault) (done int) {
 	r.t.Helper()
 	h := &harm{run: r, began: time.Now()}
 	r.t.Cleanup(func() {
@@ -106,10 +108,20 @@ func (r *run) harm(faults []fault) {
 	}()
 	select {
 	case <-ended:
+		return h.done
 	case <-time.After(3 * time.Minute):
 		stacks := make([]byte, 1<<20)
 		r.t.Fatalf("the faults do not end:\n%s", stacks[:runtime.Stack(stacks, true)])
+		return 0
 	}
+}
+
+// strike notes that something is done.
+func (h *harm) strike(f fault, format string, args ...any) {
+	h.note(f, format, args...)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.done++
 }
 
 // note adds to the history.
@@ -170,7 +182,7 @@ func (h *harm) do(ctx context.Context, f fault) error {
 		return err
 	}
 	defer h.wires.release(victim)
-	h.note(f, "%s for %v", victim.Name, f.For)
+	h.strike(f, "%s for %v", victim.Name, f.For)
 	wires := victim.Attentive
 	if f.Kind == cutBroker || f.Kind == holdBroker {
 		wires = victim.Broker
@@ -180,7 +192,7 @@ func (h *harm) do(ctx context.Context, f fault) error {
 
 // process does something to a process.
 func (h *harm) process(ctx context.Context, f fault, victim *plant.Replica) error {
-	h.note(f, "%s", victim.Name)
+	h.strike(f, "%s", victim.Name)
 	switch f.Kind {
 	case kill:
 		return errors.Join(victim.Kill(), victim.Start(ctx))
@@ -231,7 +243,7 @@ func (h *harm) killAgain(ctx context.Context, f fault, victim *plant.Replica) er
 		}
 		defer h.processes.release(successor)
 	}
-	h.note(f, "%s too", successor.Name)
+	h.strike(f, "%s too", successor.Name)
 	return errors.Join(successor.Kill(), successor.Start(ctx))
 }
 
@@ -289,7 +301,7 @@ func (h *harm) nodes(ctx context.Context, f fault) error {
 	if err != nil {
 		return err
 	}
-	h.note(f, "%s %s for %v", node.Name, f.Stream, f.For)
+	h.strike(f, "%s %s for %v", node.Name, f.Stream, f.For)
 	if f.Kind == restart {
 		err = node.Stop()
 	} else {

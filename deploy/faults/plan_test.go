@@ -3,6 +3,7 @@ package faults_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -87,13 +88,52 @@ const (
 	betweenNodes = 25 * time.Second
 )
 
+// streams are those of which the leader is killed.
+func streams() []string {
+	return []string{
+		"ATTENTIVE_JOBS", "ATTENTIVE_PROFILES", "KV_attentive_owners", "KV_attentive_ledger", "KV_attentive_consent", "KV_attentive_batches",
+	}
+}
+
+// blow is a kind of fault, of the replicas of a worker.
+type blow struct {
+	kind   kind
+	worker plant.Worker
+}
+
+// blows returns which of them a plan has, one after the other: first each once, in
+// any order, so that both workers meet every kind whatever the seed, and then as
+// the weights say.
+func blows(random *rand.Rand) (next func() blow) {
+	var each, weighted []blow
+	for _, w := range weights() {
+		for _, worker := range []plant.Worker{plant.Segment, plant.Attributes} {
+			b := blow{w.kind, worker}
+			each = append(each, b)
+			weighted = append(weighted, slices.Repeat([]blow{b}, w.share)...)
+		}
+	}
+	shuffle(random, each)
+	return func() (b blow) {
+		if len(each) == 0 {
+			return weighted[random.IntN(len(weighted))]
+		}
+		b, each = each[0], each[1:]
+		return b
+	}
+}
+
+func shuffle[T any](random *rand.Rand, list []T) {
+	random.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+}
+
 // plan makes the faults that follow from a seed.
 func plan(seed uint64, n int, layout plant.Layout) []fault {
 	random := rand.New(rand.NewPCG(seed, 0xfa017))
-	total := 0
-	for _, w := range weights() {
-		total += w.share
-	}
+	next := blows(random)
+	accounts := map[plant.Worker]int{plant.Segment: len(layout.SFTP), plant.Attributes: len(layout.API)}
+	nodes, struck := []kind{restart, killMeta, killLeader}, 0
+	shuffle(random, nodes)
 	var faults []fault
 	var at, nextNode time.Duration
 	nextNode = betweenNodes / 2
@@ -102,25 +142,18 @@ func plan(seed uint64, n int, layout plant.Layout) []fault {
 		if len(faults)%wave == wave-1 {
 			at += rest
 		}
-		f := fault{Number: len(faults) + 1, At: at, Worker: plant.Attributes, Account: random.IntN(len(layout.API)), Replica: random.IntN(3)}
-		if random.IntN(2) == 0 {
-			f.Worker, f.Account = plant.Segment, random.IntN(len(layout.SFTP))
-		}
+		f := fault{Number: len(faults) + 1, At: at, Replica: random.IntN(3)}
 		if at > nextNode {
 			nextNode += betweenNodes
-			f.Kind = []kind{restart, killMeta, killLeader}[random.IntN(3)]
-			f.Stream = []string{"KV_attentive_owners", "ATTENTIVE_PROFILES", "ATTENTIVE_JOBS", "KV_attentive_consent"}[random.IntN(4)]
+			f.Kind = nodes[struck%len(nodes)]
+			struck++
+			f.Stream = streams()[random.IntN(len(streams()))]
 			f.For = spread(random, 300*time.Millisecond, 2*time.Second)
 			faults = append(faults, f)
 			continue
 		}
-		drawn := random.IntN(total)
-		for _, w := range weights() {
-			if drawn -= w.share; drawn < 0 {
-				f.Kind = w.kind
-				break
-			}
-		}
+		b := next()
+		f.Kind, f.Worker, f.Account = b.kind, b.worker, random.IntN(accounts[b.worker])
 		f.For = length(random, f.Kind, layout.Lease)
 		faults = append(faults, f)
 		if f.Kind == killAgain { // is two
@@ -165,32 +198,55 @@ func TestPlan(t *testing.T) {
 	if len(a) < 200 {
 		t.Errorf("%d faults, want 200", len(a))
 	}
-	kinds := make(map[kind]int)
 	workers := make(map[plant.Worker]int)
+	accounts := make(map[string]bool)
+	nodes := 0
 	var last time.Duration
 	for _, f := range a {
 		if f.Kind == "" {
 			continue // the second of two
 		}
-		kinds[f.Kind]++
-		workers[f.Worker]++
 		if f.At < last {
 			t.Errorf("fault %d is before the one before", f.Number)
 		}
 		last = f.At
+		if f.Worker == "" {
+			nodes++
+			continue
+		}
+		workers[f.Worker]++
+		accounts[fmt.Sprint(f.Worker, f.Account)] = true
 		if f.Kind == freeze && f.For <= everything().Lease {
 			t.Errorf("fault %v does not last as long as the lease", f)
 		}
 	}
-	for _, w := range weights() {
-		if kinds[w.kind] == 0 {
-			t.Errorf("no fault of kind %q", w.kind)
-		}
+	if want := len(everything().SFTP) + len(everything().API); len(accounts) != want {
+		t.Errorf("the faults befall %v, want each of %d accounts", accounts, want)
 	}
-	if kinds[restart]+kinds[killMeta]+kinds[killLeader] < 3 {
-		t.Errorf("nodes of the broker are struck %d times", kinds[restart]+kinds[killMeta]+kinds[killLeader])
+	if nodes < 3 {
+		t.Errorf("nodes of the broker are struck %d times", nodes)
 	}
 	if workers[plant.Segment] < 60 || workers[plant.Attributes] < 60 {
 		t.Errorf("the faults are spread as %v", workers)
+	}
+}
+
+// Whatever the seed, both workers meet every kind of fault, and so does the broker.
+func TestPlanHasEveryKind(t *testing.T) {
+	t.Parallel()
+	want := []blow{{restart, ""}, {killMeta, ""}, {killLeader, ""}}
+	for _, w := range weights() {
+		want = append(want, blow{w.kind, plant.Segment}, blow{w.kind, plant.Attributes})
+	}
+	for seed := range uint64(100) {
+		met := make(map[blow]bool)
+		for _, f := range plan(seed, 200, everything()) {
+			met[blow{f.Kind, f.Worker}] = true
+		}
+		for _, b := range want {
+			if !met[b] {
+				t.Errorf("seed %d: no fault %q of %q", seed, b.kind, b.worker)
+			}
+		}
 	}
 }
