@@ -109,7 +109,7 @@ func TestFrozenProcessDoesNothing(t *testing.T) {
 		return false
 	}
 	p := start(t, `echo up; while :; do echo x >>"`+count+`"; sleep 0.01; done`)
-	if !grows(10 * time.Second) {
+	if !grows(time.Minute) {
 		t.Fatal("the script does not count")
 	}
 	if err := p.Freeze(); err != nil {
@@ -122,7 +122,7 @@ func TestFrozenProcessDoesNothing(t *testing.T) {
 	if err := p.Thaw(); err != nil {
 		t.Fatal(err)
 	}
-	if !grows(10 * time.Second) {
+	if !grows(time.Minute) {
 		t.Error("a thawed process does not go on")
 	}
 }

@@ -30,7 +30,7 @@ func TestBookIsWhatTheBrokerHas(t *testing.T) {
 	grows := func(by int) {
 		t.Helper()
 		before := len(l.Book.Jobs()) + len(l.Book.Updates()) + len(l.Book.Consents())
-		deadline := time.Now().Add(30 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for len(l.Book.Jobs())+len(l.Book.Updates())+len(l.Book.Consents()) < before+by {
 			if time.Now().After(deadline) {
 				t.Fatal("nothing is published")
