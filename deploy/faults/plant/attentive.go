@@ -30,7 +30,7 @@ func (p *Plant) startSandboxes(ctx context.Context) error {
 	for i := range max(len(p.cfg.Layout.SFTP), 1) {
 		s, err := sandbox.New(sandbox.Config{
 			Data: p.sandboxDir(i), Keys: keys, Limits: limits, ArrivalLog: 2_000_000,
-			SignUpUnits: []sandbox.SignUpUnit{{ID: Unit}}, Username: "relay", Passphrase: passphrase,
+			SignUpUnits: []sandbox.SignUpUnit{{ID: Unit}}, Username: "relay", Passphrase: passphrase, Seed: p.cfg.Seed,
 		})
 		if err != nil {
 			return err
@@ -38,15 +38,21 @@ func (p *Plant) startSandboxes(ctx context.Context) error {
 		if err := s.Listen(ctx); err != nil {
 			return err
 		}
-		// As long as it takes here, a batch that is repeated, because its answer was
-		// lost, is applied before the next one.
-		if err := s.API().SetBulk(api.BulkPolicy{Delay: api.Duration(200 * time.Millisecond)}); err != nil {
+		if err := s.API().SetBulk(Batches()); err != nil {
 			return err
 		}
 		p.Sandboxes = append(p.Sandboxes, s)
 		p.work.Go(func() { p.fail(s.Run(ctx)) })
 	}
 	return nil
+}
+
+// Batches is how long Attentive takes for those that it accepts: each another time,
+// in which the next could be sent, so that they may take effect in any order. It is
+// well below the time-out of a call: that is how long a sender waits for a batch of
+// which nobody knows, because its answer was lost.
+func Batches() api.BulkPolicy {
+	return api.BulkPolicy{Delay: api.Duration(30 * time.Millisecond), Spread: api.Duration(220 * time.Millisecond)}
 }
 
 func (p *Plant) sandboxDir(i int) string {

@@ -20,6 +20,8 @@ type Layout struct {
 	API [][]Destination
 	// Ceilings of each API key.
 	Ceilings Ceilings
+	// Prefix begins the ids of credentials: another one renames them.
+	Prefix string
 }
 
 // Destination of either plugin.
@@ -77,17 +79,17 @@ func (p *Plant) yaml(l Layout, r *Replica) string {
 	fmt.Fprintf(&b, "broker: {url: %q, replicas: %d}\nlease: %v\ncredentials:\n", strings.Join(urls, ","), len(p.Nodes), l.Lease)
 	for i := range l.SFTP {
 		host, port, _ := net.SplitHostPort(p.sftp[i].Address) // as listened on
-		fmt.Fprintf(&b, "- {id: sftp-%d, type: attentive-mobile, hostname: %s, port: %s, username: relay, passphrase: {file: %q}, host_keys: [%q]}\n",
-			i, host, port, p.secret("passphrase"), strings.TrimSpace(p.Sandboxes[i].HostKey()))
+		fmt.Fprintf(&b, "- {id: %ssftp-%d, type: attentive-mobile, hostname: %s, port: %s, username: relay, passphrase: {file: %q}, host_keys: [%q]}\n",
+			l.Prefix, i, host, port, p.secret("passphrase"), strings.TrimSpace(p.Sandboxes[i].HostKey()))
 	}
 	for i := range l.API {
-		fmt.Fprintf(&b, "- {id: api-%d, type: attentive-api, base_url: \"http://%s\", api_key: {file: %q}, ceilings: {%s}}\n",
-			i, p.api.Address, p.secret(KeyID(i)), l.Ceilings.yaml())
+		fmt.Fprintf(&b, "- {id: %sapi-%d, type: attentive-api, base_url: \"http://%s\", api_key: {file: %q}, ceilings: {%s}}\n",
+			l.Prefix, i, p.api.Address, p.secret(KeyID(i)), l.Ceilings.yaml())
 	}
 	b.WriteString("destinations:\n")
 	for i, account := range l.SFTP {
 		for _, d := range account {
-			b.WriteString(p.segments(i, d))
+			b.WriteString(p.segments(l.Prefix, i, d))
 		}
 	}
 	for i, account := range l.API {
@@ -98,13 +100,13 @@ func (p *Plant) yaml(l Layout, r *Replica) string {
 			}
 			fmt.Fprintf(&b, `- id: %s
   plugin: attentive-api
-  credential: api-%d
+  credential: %sapi-%d
   settings: {identifier: phone, sign_up_unit: %q, single_opt_in: true, unknown_settle: 1s, api_mode: %s}
   templates:
   - id: %s
     columns: {phone: %s, email: %s, client_user_id: %s, opt_in: %s}
     attributes: {%s: {type: number}}
-`, d.ID, i, Unit, mode, Template, Phone, Email, Customer, OptIn, Count)
+`, d.ID, l.Prefix, i, Unit, mode, Template, Phone, Email, Customer, OptIn, Count)
 		}
 	}
 	return b.String()
@@ -120,7 +122,7 @@ func (c Ceilings) yaml() string {
 	return strings.Join(all, ", ")
 }
 
-func (p *Plant) segments(account int, d Destination) string {
+func (p *Plant) segments(prefix string, account int, d Destination) string {
 	encryption := ""
 	if d.Encrypted {
 		encryption = fmt.Sprintf(", pgp: {keys: [%q]}", p.publicKey(account))
@@ -128,9 +130,9 @@ func (p *Plant) segments(account int, d Destination) string {
 	return fmt.Sprintf(`- id: %s
   name: %s Segments
   plugin: attentive
-  credential: sftp-%d
+  credential: %ssftp-%d
   settings: {client_domain: %s, identifier: phone, guards: {shrink: 1}%s}
   templates:
   - {id: %s, campaigns: true, filename_template: "{{ campaign_name }}{{ group_name }}", columns: {phone: %s}}
-`, d.ID, d.ID, account, d.ID, encryption, Template, Phone)
+`, d.ID, d.ID, prefix, account, d.ID, encryption, Template, Phone)
 }

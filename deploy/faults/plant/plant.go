@@ -38,6 +38,8 @@ type Config struct {
 	// Replicas of each worker.
 	Replicas map[Worker]int
 	Layout   Layout
+	// Seed makes repeatable how long batches take.
+	Seed uint64
 }
 
 // Plant is everything, running.
@@ -192,16 +194,11 @@ func (p *Plant) lay(ctx context.Context, r *Replica) error {
 
 // Configure writes the configuration of all replicas; those that run notice.
 func (p *Plant) Configure(l Layout) error {
+	var errs []error
 	for _, r := range p.Replicas {
-		// At once and whole: a half of it is a fault that is reported.
-		if err := os.WriteFile(r.config()+".new", []byte(p.yaml(l, r)), 0o600); err != nil {
-			return err
-		}
-		if err := os.Rename(r.config()+".new", r.config()); err != nil {
-			return err
-		}
+		errs = append(errs, r.Configure(l))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // told takes notes of what a replica says.

@@ -83,7 +83,7 @@ func TestReplicasShareAccounts(t *testing.T) {
 		}
 	}
 	moved := p.cfg.Layout
-	moved.API = [][]Destination{{{ID: "d"}, {ID: "e"}}, {{ID: "f"}}}
+	moved.API, moved.Prefix = [][]Destination{{{ID: "d"}, {ID: "e"}}, {{ID: "f"}}}, "new-"
 	if err := p.Configure(moved); err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestReplicasShareAccounts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d, _ := cfg.Destination("e"); d.Credential != "api-0" {
+	if d, _ := cfg.Destination("e"); d.Credential != "new-api-0" {
 		t.Errorf("the destination that moved has credential %s", d.Credential)
 	}
 }
@@ -162,7 +162,7 @@ func TestReplicaThatEndsByItself(t *testing.T) {
 	if err := r.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); r.count() < 2; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); r.count() < 2; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("it is not started again")
 		}

@@ -95,6 +95,17 @@ func (r *Replica) Upgrade(program string) {
 	r.program = program
 }
 
+// Configure writes the configuration of this replica alone, which notices if it
+// runs.
+func (r *Replica) Configure(l Layout) error {
+	// At once and whole: a half of it is a fault that is reported.
+	err := os.WriteFile(r.config()+".new", []byte(r.plant.yaml(l, r)), 0o600)
+	if err != nil {
+		return err
+	}
+	return os.Rename(r.config()+".new", r.config())
+}
+
 // Log is the path of what the worker has written, over all its starts.
 func (r *Replica) Log() string    { return filepath.Join(r.dir, "log") }
 func (r *Replica) config() string { return filepath.Join(r.dir, "relay.yaml") }
