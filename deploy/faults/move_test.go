@@ -13,41 +13,78 @@ import (
 	"attentive.internal/pkg/sandbox/api"
 )
 
-// move: destinations of both workers move to other credentials and back, with
-// work waiting and in flight. All of it arrives, once, in order.
-func move(t *testing.T) {
+// move: the configuration of both workers changes, with work waiting and in flight:
+// destinations move to other credentials, one replica hearing of it after the other,
+// and back; they are taken out and put back; and all credentials are renamed. All of
+// it arrives, once, in order.
+func move(t *testing.T, b built) {
 	here := plant.Layout{
 		Lease:    2 * time.Second,
 		SFTP:     [][]plant.Destination{{{ID: "seg-a"}, {ID: "seg-b"}}, {{ID: "seg-c"}}},
 		API:      [][]plant.Destination{{{ID: "att-a"}, {ID: "att-b"}}, {{ID: "att-c"}}},
 		Ceilings: plant.Ceilings{Attributes: 30, Subscribe: 8, Unsubscribe: 4},
 	}
-	there := here
+	there, without := here, here
 	there.SFTP = [][]plant.Destination{{{ID: "seg-a"}}, {{ID: "seg-c"}, {ID: "seg-b"}}}
 	there.API = [][]plant.Destination{{{ID: "att-a"}}, {{ID: "att-c"}, {ID: "att-b"}}}
-	r := start(t, plant.Config{
-		Programs: programs(t),
+	without.SFTP = [][]plant.Destination{{{ID: "seg-a"}}, {{ID: "seg-c"}}}
+	without.API = [][]plant.Destination{{{ID: "att-a"}}, {{ID: "att-c"}}}
+	renamed := there
+	renamed.Prefix = "new-"
+	r := start(t, b, plant.Config{
 		Replicas: map[plant.Worker]int{plant.Segment: 2, plant.Attributes: 2},
 		Layout:   here,
 	})
 	r.connect(load.Config{Seed: 3, Backlog: 200})
 	r.publish()
 	r.advance(10, 150)
-	for i, layout := range []plant.Layout{there, here, there} {
-		if err := r.Configure(layout); err != nil {
+	for _, replica := range r.Replicas {
+		if err := replica.Configure(there); err != nil {
 			t.Fatal(err)
 		}
-		r.goesTo("seg-b", "att-b", (i+1)%2)
+		r.advance(2, 30)
+	}
+	r.goesTo("seg-b", "att-b", 1)
+	for _, change := range []struct {
+		plant.Layout
+		to int // where the destinations are then; -1: nowhere
+	}{{here, 0}, {without, -1}, {renamed, 1}} {
+		if err := r.Configure(change.Layout); err != nil {
+			t.Fatal(err)
+		}
+		if change.to < 0 {
+			r.forgets("seg-b", "att-b")
+		} else {
+			r.goesTo("seg-b", "att-b", change.to)
+		}
 		r.advance(5, 100)
 	}
 	r.quiet()
 	if err := r.drained(time.Minute); err != nil {
 		t.Error(err)
 	}
-	verdict := r.judged()
-	t.Logf("judged: %v", verdict)
-	for _, v := range verdict.Violations {
-		t.Error(v)
+	r.conclude()
+}
+
+// forgets waits until no replica has the destinations in its configuration.
+func (r *run) forgets(destinations ...string) {
+	r.t.Helper()
+	err := until(r.t.Context(), patience, func(ctx context.Context) error {
+		for _, replica := range r.Replicas {
+			text, err := replica.Metrics(ctx)
+			if err != nil {
+				return err
+			}
+			for _, d := range destinations {
+				if strings.Contains(text, fmt.Sprintf("relay_owned{destination=%q}", d)) {
+					return fmt.Errorf("%s still knows %s", replica.Name, d)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		r.t.Fatal(err)
 	}
 }
 

@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"attentive.internal/deploy/faults/plant"
 )
 
 // mutant is the relay with one thing left out.
@@ -52,6 +50,21 @@ func mutants() []mutant {
 			"nothing is sent twice: subscribe of",
 		},
 		{
+			"no hold of whom a batch names", "batches take effect in another order",
+			[]edit{{"attributes-worker/internal/dispatch/batches.go", "\tb.packer.Hold(o.Job, p.batch)\n", ""}},
+			"had taken effect",
+		},
+		{
+			"no hold by the batches of the owner before", "owner dies before its batches take effect",
+			[]edit{{"attributes-worker/internal/dispatch/batches.go", "\t\tb.packer.HoldKeys(o.Job, o.keys)\n", ""}},
+			"had taken effect",
+		},
+		{
+			"no memory of accepted batches", "owner dies before its batches take effect",
+			[]edit{{"attributes-worker/internal/accepted/accepted.go", "func (s *Store) Put(ctx context.Context, b Batch) error {\n", "func (s *Store) Put(ctx context.Context, b Batch) error {\n\tif b.Job != \"\" {\n\t\treturn nil\n\t}\n"}},
+			"nothing is lost: ",
+		},
+		{
 			"no epoch in temporary names", "request of a frozen owner arrives during the upload of another",
 			[]edit{{
 				"segment-worker/internal/delivery/temporary.go",
@@ -67,9 +80,9 @@ func mutants() []mutant {
 func TestMutants(t *testing.T) {
 	for _, m := range mutants() {
 		t.Run(m.name, func(t *testing.T) {
-			built := m.build(t)
+			b := m.build(t)
 			i := slices.IndexFunc(scenarios(), func(s scenario) bool { return s.name == m.scenario })
-			wrong := stage(t, scenarios()[i].worker, built).tell(scenarios()[i])
+			wrong := stage(t, scenarios()[i].worker, b).tell(scenarios()[i])
 			kinds := make(map[string]int) // of what was found, by its promise
 			found := ""
 			for _, text := range wrong {
@@ -88,7 +101,7 @@ func TestMutants(t *testing.T) {
 }
 
 // build builds the workers with the edits.
-func (m mutant) build(t *testing.T) map[plant.Worker]string {
+func (m mutant) build(t *testing.T) built {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "go", "env", "GOWORK").Output()
 	if err != nil {

@@ -2,11 +2,9 @@ package faults_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,10 +19,9 @@ import (
 	"attentive.internal/deploy/faults/plant"
 	"attentive.internal/deploy/process"
 	"attentive.internal/pkg/broker"
-	"attentive.internal/pkg/config"
-	"attentive.internal/pkg/deadletter"
+	"attentive.internal/pkg/cas"
+	"attentive.internal/pkg/ledger"
 	"attentive.internal/pkg/sandbox/ingest"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 var keepFlag = flag.String("keep", "", "directory to keep logs, broker and sandboxes in; must be empty")
@@ -43,18 +40,25 @@ type run struct {
 	publishing sync.WaitGroup
 	stopLoad   context.CancelFunc
 
-	mu     sync.Mutex // guards the rest
-	stalls []judge.Stall
-	leases []judge.Lease
-	files  [][]ingest.File // by SFTP server
-	seen   []map[string]bool
+	mu      sync.Mutex // guards the rest
+	stalls  []judge.Stall
+	leases  []judge.Lease
+	batches []judge.Batch
+	files   [][]ingest.File // by SFTP server
+	seen    []map[string]bool
 }
 
-// programs builds both workers.
-func programs(t *testing.T) map[plant.Worker]string {
+// built are the programs of a plant.
+type built struct {
+	workers map[plant.Worker]string
+	node    string // of the broker
+}
+
+// programs builds what a plant runs.
+func programs(t *testing.T) built {
 	t.Helper()
 	dir := t.TempDir()
-	built := make(map[plant.Worker]string)
+	b := built{make(map[plant.Worker]string), node(t)}
 	for worker, pkg := range map[plant.Worker]string{
 		plant.Segment: "./segment-worker/cmd/segment-worker", plant.Attributes: "./attributes-worker/cmd/attributes-worker",
 	} {
@@ -62,9 +66,9 @@ func programs(t *testing.T) map[plant.Worker]string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		built[worker] = program
+		b.workers[worker] = program
 	}
-	return built
+	return b
 }
 
 // node returns this program, to run a broker node, but never one that looks for
@@ -78,17 +82,17 @@ func node(t *testing.T) string {
 		}
 		return self
 	}
-	built := filepath.Join(t.TempDir(), "node")
-	if out, err := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", built, ".").CombinedOutput(); err != nil {
+	program := filepath.Join(t.TempDir(), "node")
+	if out, err := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", program, ".").CombinedOutput(); err != nil {
 		t.Fatalf("build a broker node: %v\n%s", err, out)
 	}
-	return built
+	return program
 }
 
 // start starts a plant, and what watches it, until the end of the test.
-func start(t *testing.T, cfg plant.Config) *run {
+func start(t *testing.T, b built, cfg plant.Config) *run {
 	t.Helper()
-	cfg.Dir, cfg.Node = t.TempDir(), node(t)
+	cfg.Dir, cfg.Programs, cfg.Node = t.TempDir(), b.workers, b.node
 	if *keepFlag != "" {
 		cfg.Dir = filepath.Join(*keepFlag, strings.ReplaceAll(t.Name(), "/", "-"))
 		if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
@@ -121,11 +125,12 @@ func start(t *testing.T, cfg plant.Config) *run {
 	var watching sync.WaitGroup
 	watching.Go(func() { r.watchStalls(ctx) })
 	watching.Go(func() { r.watchFiles(ctx) })
-	leases := r.leaseWatcher()
+	leases, batches := r.watcher(broker.BucketOwners), r.watcher(broker.BucketBatches)
 	watching.Go(func() { r.watchLeases(leases) })
+	watching.Go(func() { r.watchBatches(batches) })
 	t.Cleanup(func() {
 		stop()
-		_ = leases.Stop() // its channel is closed then
+		_, _ = leases.Stop(), batches.Stop() // their channels are closed then
 		watching.Wait()
 	})
 	return r
@@ -166,79 +171,6 @@ func ids(accounts [][]plant.Destination) []string {
 		all = append(all, d.ID)
 	}
 	return all
-}
-
-// watchStalls notes when this process does not get to run.
-func (r *run) watchStalls(ctx context.Context) {
-	const every = 5 * time.Millisecond
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
-	for last := time.Now(); ; {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		now := time.Now()
-		if now.Sub(last) > 3*every {
-			r.mu.Lock()
-			r.stalls = append(r.stalls, judge.Stall{From: last, To: now})
-			r.mu.Unlock()
-		}
-		last = now
-	}
-}
-
-// leaseWatcher watches who owns what.
-func (r *run) leaseWatcher() jetstream.KeyWatcher {
-	r.t.Helper()
-	kv, err := r.conn.JS.KeyValue(r.t.Context(), broker.BucketOwners)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	w, err := kv.WatchAll(context.WithoutCancel(r.t.Context()))
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return w
-}
-
-func (r *run) watchLeases(w jetstream.KeyWatcher) {
-	for e := range w.Updates() {
-		if e == nil {
-			continue // the mark after what was there at first
-		}
-		r.mu.Lock()
-		r.leases = append(r.leases, judge.Lease{Key: e.Key(), Stored: e.Created(), Value: e.Value()})
-		r.mu.Unlock()
-	}
-}
-
-// watchFiles collects the files that are ingested, of which the sandboxes
-// remember the newest.
-func (r *run) watchFiles(ctx context.Context) {
-	ticker := time.NewTicker(500 * time.Millisecond)
-	defer ticker.Stop()
-	for ctx.Err() == nil {
-		r.collect()
-		select {
-		case <-ctx.Done():
-		case <-ticker.C:
-		}
-	}
-}
-
-func (r *run) collect() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for i, s := range r.Sandboxes {
-		for _, f := range s.Files().Files() {
-			if key := f.Name + f.Received.String(); !r.seen[i][key] {
-				r.seen[i][key] = true
-				r.files[i] = append(r.files[i], f)
-			}
-		}
-	}
 }
 
 // progress counts what has arrived so far.
@@ -314,6 +246,9 @@ func (r *run) empty(within time.Duration) error {
 		if err == nil {
 			err = r.completed(ctx)
 		}
+		if err == nil {
+			err = r.ended(ctx)
+		}
 		return err
 	})
 	for _, s := range r.Sandboxes {
@@ -326,21 +261,60 @@ func (r *run) empty(within time.Duration) error {
 	return nil
 }
 
-// completed fails while there are batches of attributes that the API has accepted
-// and a worker has not seen completed.
+// completed fails while there are batches of attributes that have not taken effect,
+// or that a worker has not seen completed.
 func (r *run) completed(ctx context.Context) error {
-	kv, err := r.conn.JS.KeyValue(ctx, broker.BucketBatches)
+	n, err := r.remembered(ctx)
+	if err == nil && n > 0 {
+		err = fmt.Errorf("%d batches are not completed", n)
+	}
 	if err != nil {
 		return err
 	}
-	batches, err := kv.Keys(ctx)
-	if errors.Is(err, jetstream.ErrNoKeysFound) {
-		return nil
+	for _, a := range r.Sandboxes[0].API().Arrivals() {
+		if a.Job != "" && a.Applied.IsZero() {
+			return fmt.Errorf("batch %s has not taken effect", a.Job)
+		}
 	}
-	if err == nil {
-		err = fmt.Errorf("%d batches are not completed", len(batches))
+	return nil
+}
+
+// remembered counts the batches that workers remember as accepted and not
+// completed.
+func (r *run) remembered(ctx context.Context) (int, error) {
+	kv, err := r.conn.JS.KeyValue(ctx, broker.BucketBatches)
+	if err != nil {
+		return 0, err
+	}
+	batches, err := cas.Keys(ctx, kv, ">")
+	return len(batches), err
+}
+
+// ended fails while there is a job whose end the ledger does not know.
+func (r *run) ended(ctx context.Context) error {
+	jobs, err := r.states(ctx)
+	for id, state := range jobs {
+		if err == nil && !state.Terminal() {
+			err = fmt.Errorf("job %s is %s", id, state)
+		}
 	}
 	return err
+}
+
+// states returns those of all jobs, by their ids.
+func (r *run) states(ctx context.Context) (map[string]ledger.State, error) {
+	kv, err := r.conn.JS.KeyValue(ctx, broker.BucketLedger)
+	if err != nil {
+		return nil, err
+	}
+	jobs := make(map[string]ledger.State)
+	for e, err := range ledger.New(kv).Entries(ctx, "*", "*", "*") {
+		if err != nil {
+			return nil, err
+		}
+		jobs[e.JobID] = e.State
+	}
+	return jobs, nil
 }
 
 // until calls try until it returns nil.
@@ -363,133 +337,5 @@ func until(ctx context.Context, within time.Duration, try func(context.Context) 
 			return fmt.Errorf("%w: %w", context.Cause(ctx), errors.Join(last, err))
 		case <-ticker.C:
 		}
-	}
-}
-
-// judged judges all that was seen.
-func (r *run) judged() judge.Verdict {
-	r.t.Helper()
-	var left map[load.Queue]int
-	err := until(r.t.Context(), patience, func(ctx context.Context) (err error) {
-		left, err = load.Waiting(ctx, r.conn)
-		return err
-	})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	e := judge.Evidence{
-		Jobs: r.load.Book.Jobs(), Updates: r.load.Book.Updates(), Consents: r.load.Book.Consents(),
-		Members:    r.members,
-		Arrivals:   r.Sandboxes[0].API().Arrivals(),
-		Subscriber: r.Sandboxes[0].API().Subscriber,
-		Dead:       r.deadLetters(),
-		Sends:      r.Sends(), Tenures: r.Tenures(), Accounts: r.accounts[plant.Attributes], Ceilings: r.layout.Ceilings,
-		Left: left,
-	}
-	for i := range r.layout.SFTP {
-		entries, err := os.ReadDir(r.Uploads(i))
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		for _, entry := range entries {
-			if strings.HasPrefix(entry.Name(), ".") {
-				e.Temporaries = append(e.Temporaries, entry.Name())
-			}
-		}
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	e.Files, e.Stalls, e.Leases = slices.Concat(r.files...), r.stalls, r.leases
-	slices.SortStableFunc(e.Files, func(a, b ingest.File) int { return a.Received.Compare(b.Received) })
-	r.keep(e)
-	return judge.Judge(e)
-}
-
-// keep writes what was seen where the logs are kept.
-func (r *run) keep(e judge.Evidence) {
-	if *keepFlag == "" {
-		return
-	}
-	for name, seen := range map[string]any{
-		"sends": e.Sends, "tenures": e.Tenures, "arrivals": e.Arrivals, "files": e.Files, "leases": e.Leases,
-		"stalls": e.Stalls, "jobs": e.Jobs, "updates": e.Updates, "consents": e.Consents,
-	} {
-		text, err := json.Marshal(seen)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(r.dir, name+".json"), text, 0o600)
-		}
-		if err != nil {
-			r.t.Error(err)
-		}
-	}
-}
-
-// members returns a segment where it was updated last.
-func (r *run) members(segment string) (phones []string) {
-	var newest time.Time
-	for _, s := range r.Sandboxes {
-		for _, at := range s.Segments() {
-			if at.Name == segment && at.Updated.After(newest) {
-				newest, phones = at.Updated, s.Files().Phones(segment)
-			}
-		}
-	}
-	return phones
-}
-
-func (r *run) deadLetters() (all []deadletter.Letter) {
-	r.t.Helper()
-	store := deadletter.New(r.conn, "judge")
-	err := until(r.t.Context(), patience, func(ctx context.Context) error {
-		all = nil
-		for l, err := range store.List(ctx, deadletter.Filter{}) {
-			if err == nil {
-				l, err = store.Get(ctx, l.ID)
-			}
-			if err != nil {
-				return err
-			}
-			all = append(all, l)
-		}
-		return nil
-	})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return all
-}
-
-// keys returns what the workers call the accounts, of each worker in the order
-// of the layout.
-func (r *run) keys() map[plant.Worker][]string {
-	r.t.Helper()
-	cfg, err := config.Load(r.ConfigFile())
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	keys := make(map[plant.Worker][]string)
-	for _, c := range cfg.Credentials {
-		worker := plant.Attributes
-		if c.SFTP != nil {
-			worker = plant.Segment
-		}
-		keys[worker] = append(keys[worker], c.Account())
-	}
-	return keys
-}
-
-// logs shows the end of what each replica wrote.
-func (r *run) logs() {
-	const most = 6 << 10
-	logs := make(map[string]string)
-	for _, replica := range r.Replicas {
-		text, err := os.ReadFile(replica.Log())
-		if err != nil {
-			continue // never started
-		}
-		logs[filepath.Dir(replica.Log())] = string(text[max(len(text)-most, 0):])
-	}
-	for _, name := range slices.Sorted(maps.Keys(logs)) {
-		r.t.Logf("the last of %s:\n%s", name, logs[name])
 	}
 }

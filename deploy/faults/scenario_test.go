@@ -14,6 +14,7 @@ import (
 
 	"attentive.internal/deploy/faults/load"
 	"attentive.internal/deploy/faults/plant"
+	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/sandbox/api"
 )
 
@@ -31,14 +32,16 @@ func scenarios() []scenario {
 		{"owner is frozen and another takes over", plant.Attributes, frozen},
 		{"owner is frozen and nothing more is published", plant.Attributes, asleep},
 		{"owner dies in the middle of a subscribe", plant.Attributes, diesSubscribing},
+		{"batches take effect in another order", plant.Attributes, reordered},
+		{"owner dies before its batches take effect", plant.Attributes, diesWithBatches},
 		{"request of a frozen owner arrives during the upload of another", plant.Segment, arrivesLate},
 	}
 }
 
 // scenariosOf plays each story about a worker once. TestMutants shows that each
 // can end badly.
-func scenariosOf(t *testing.T, worker plant.Worker) {
-	r := stage(t, worker, programs(t))
+func scenariosOf(t *testing.T, worker plant.Worker, b built) {
+	r := stage(t, worker, b)
 	seen := make(map[string]bool)
 	for _, s := range scenarios() {
 		if s.worker != worker {
@@ -56,16 +59,15 @@ func scenariosOf(t *testing.T, worker plant.Worker) {
 }
 
 // stage is what a story needs: two replicas of a worker.
-func stage(t *testing.T, worker plant.Worker, built map[plant.Worker]string) *run {
+func stage(t *testing.T, worker plant.Worker, b built) *run {
 	t.Helper()
-	r := start(t, plant.Config{
-		Programs: built,
+	r := start(t, b, plant.Config{
 		Replicas: map[plant.Worker]int{worker: 2},
 		Layout: plant.Layout{
 			Lease:    2 * time.Second,
 			SFTP:     [][]plant.Destination{{{ID: "seg"}}},
-			API:      [][]plant.Destination{{{ID: "att"}}},
-			Ceilings: plant.Ceilings{Attributes: 30, Subscribe: 10, Unsubscribe: 5},
+			API:      [][]plant.Destination{{{ID: "att"}, {ID: "att-b", Bulk: true}}},
+			Ceilings: plant.Ceilings{Attributes: 30, Bulk: 20, Subscribe: 10, Unsubscribe: 5},
 		},
 	})
 	r.connect(load.Config{Seed: 1})
@@ -88,7 +90,7 @@ func (r *run) tell(s scenario) (wrong []string) {
 	if err != nil {
 		wrong = append(wrong, err.Error())
 	}
-	if err := r.drained(40 * time.Second); err != nil {
+	if err := r.drained(patience); err != nil {
 		wrong = append(wrong, err.Error())
 	}
 	for _, v := range r.judged().Violations {
@@ -224,6 +226,41 @@ func diesSubscribing(r *run) error {
 	}
 	r.Sandboxes[0].API().ClearFaults()
 	return nil
+}
+
+// reordered has people updated again and again by batches, of which most take longer
+// to take effect than the next ones to be sent.
+func reordered(r *run) error { return r.load.Updates(r.t.Context(), 1, 150) }
+
+// diesWithBatches has the owner die when what Attentive has accepted takes effect
+// after the next owner has begun. More is published meanwhile, of which every batch
+// takes effect at once.
+func diesWithBatches(r *run) (err error) {
+	ctx, attentive := r.t.Context(), r.Sandboxes[0].API()
+	defer func() { err = errors.Join(err, attentive.SetBulk(plant.Batches())) }()
+	if err := attentive.SetBulk(api.BulkPolicy{Delay: api.Duration(8 * time.Second)}); err != nil {
+		return err
+	}
+	owner, known, err := r.owner(0)
+	if err != nil {
+		return err
+	}
+	const updates = 25
+	err = errors.Join(r.load.Updates(ctx, 1, updates), until(ctx, patience, func(ctx context.Context) error {
+		waiting, err := load.Waiting(ctx, r.conn)
+		if n := waiting[load.Queue{Kind: contract.Attributes, Destination: "att-b"}]; err == nil && n == updates {
+			err = errors.New("no batch is accepted")
+		}
+		return err
+	}))
+	if err == nil && len(r.tenures()) > known {
+		err = errDisturbed
+	}
+	if err != nil {
+		return err
+	}
+	err = errors.Join(owner.Kill(), attentive.SetBulk(api.BulkPolicy{}), owner.Start(context.WithoutCancel(ctx)))
+	return errors.Join(err, r.load.Updates(ctx, 1, 2*updates))
 }
 
 // arrivesLate has the first owner's request to open a file travel for so long

@@ -14,14 +14,12 @@ import (
 
 // fairShare: of twelve accounts each of three replicas owns four; those of one
 // that is killed are spread over the others, and it gets its share back.
-func fairShare(t *testing.T) {
+func fairShare(t *testing.T, b built) {
 	layout := plant.Layout{Lease: 2 * time.Second, Ceilings: plant.Ceilings{Attributes: 10, Subscribe: 10, Unsubscribe: 5}}
 	for i := range 12 {
 		layout.API = append(layout.API, []plant.Destination{{ID: fmt.Sprintf("att-%d", i)}})
 	}
-	r := start(t, plant.Config{
-		Programs: programs(t), Replicas: map[plant.Worker]int{plant.Attributes: 3}, Layout: layout,
-	})
+	r := start(t, b, plant.Config{Replicas: map[plant.Worker]int{plant.Attributes: 3}, Layout: layout})
 	r.connect(load.Config{Seed: 1})
 	for i := range layout.API {
 		if err := r.load.Updates(t.Context(), i, 20); err != nil {
@@ -41,9 +39,7 @@ func fairShare(t *testing.T) {
 	if err := r.empty(patience); err != nil {
 		t.Error(err)
 	}
-	for _, v := range r.judged().Violations {
-		t.Error(v)
-	}
+	r.conclude()
 }
 
 // shares waits until each replica says that it owns so many destinations, no

@@ -12,6 +12,7 @@ import (
 	"attentive.internal/deploy/faults/load"
 	"attentive.internal/deploy/faults/plant"
 	"attentive.internal/pkg/deadletter"
+	"attentive.internal/pkg/ledger"
 	"attentive.internal/pkg/sandbox/api"
 	"attentive.internal/pkg/sandbox/ingest"
 )
@@ -28,6 +29,7 @@ const (
 	Owner      Promise = "one owner per account"
 	DeadLetter Promise = "trouble is not the job's fault"
 	Tidy       Promise = "nothing is left over"
+	Private    Promise = "personal data stays out"
 )
 
 // Violation is one promise broken once.
@@ -53,10 +55,13 @@ type Evidence struct {
 	// Subscriber returns a person as the API knows them.
 	Subscriber func(phone string) (api.Subscriber, bool)
 	Dead       []deadletter.Letter
-	Sends      []plant.Send
-	Tenures    []plant.Tenure
-	// Leases in the order in which they were stored.
-	Leases []Lease
+	// Ended are the states of all jobs that the ledger knows, by their ids.
+	Ended   map[string]ledger.State
+	Sends   []plant.Send
+	Tenures []plant.Tenure
+	// Leases and Batches in the order in which they were stored.
+	Leases  []Lease
+	Batches []Batch
 	// Accounts are the keys of the API accounts, as the workers call them.
 	Accounts []string
 	Ceilings plant.Ceilings
@@ -65,6 +70,8 @@ type Evidence struct {
 	// Left are messages that still wait, Temporaries files.
 	Left        map[load.Queue]int
 	Temporaries []string
+	// Logs are what each replica has written.
+	Logs map[string]string
 }
 
 // Stall is a time in which nothing was seen when it happened.
@@ -87,6 +94,8 @@ func Judge(e Evidence) Verdict {
 	v.rates(e)
 	v.owners(e)
 	v.leases(e)
+	v.ended(e)
+	v.private(e)
 	for q, n := range e.Left {
 		v.add(Lost, "%d messages of %s wait for %s for ever", n, q.Kind, q.Destination)
 	}

@@ -13,6 +13,7 @@ import (
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/deadletter"
 	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/ledger"
 	"attentive.internal/pkg/sandbox/api"
 	"attentive.internal/pkg/sandbox/ingest"
 	attentivev1 "attentive.internal/proto/attentive/v1"
@@ -49,6 +50,7 @@ func newWorld() *world {
 	w.file("+12130000001")
 	w.file("+12130000002")
 	p := &load.Person{Phone: ann, Email: "ann@example.com", Customer: "c1"}
+	w.Ended = map[string]ledger.State{"old": ledger.Succeeded, "new": ledger.Succeeded, "another": ledger.Succeeded}
 	w.Updates = []load.Update{{Destination: "att", Person: p, Count: 1}, {Destination: "att", Person: p, Count: 2}}
 	w.sets("phone", ann, 1)
 	w.sets("email", "ann@example.com", 2)
@@ -93,6 +95,39 @@ func (w *world) batch(updates ...int) {
 		})
 	}
 	w.Arrivals = append(w.Arrivals, a)
+}
+
+// accepted brings an update of cid in a batch that takes effect a second later.
+func (w *world) accepted(after time.Duration, job string, n int) {
+	p := w.cid()
+	w.Updates = append(w.Updates, load.Update{Destination: "att-b", Person: p, Count: n})
+	w.Arrivals = append(w.Arrivals, api.Arrival{
+		Endpoint: api.BulkAttributes, Key: plant.KeyID(0), At: at(after), Job: job, Applied: at(after + time.Second),
+		Users: []api.User{{Who: []api.Identity{{Kind: "phone", Value: p.Phone}}, Attributes: map[string]string{load.Counter: fmt.Sprint(n)}}},
+	})
+	w.people[p.Phone] = api.Subscriber{Attributes: map[string]string{load.Counter: fmt.Sprint(n)}}
+}
+
+// cid returns whoever's attributes are set in batches.
+func (w *world) cid() *load.Person {
+	for _, u := range w.Updates {
+		if u.Destination == "att-b" {
+			return u.Person
+		}
+	}
+	return &load.Person{Phone: "+12170000001", Email: "cid@example.com", Customer: "c2"}
+}
+
+// kept has a batch remembered from then on.
+func (w *world) kept(after time.Duration, job string) {
+	w.Batches = append(w.Batches, judge.Batch{Job: job, Stored: at(after)})
+}
+
+// texted has bob sent a text that many times.
+func (w *world) texted(k api.TextKind, times int) {
+	s := w.people[bob]
+	s.Texts = map[api.TextKind]int{k: times}
+	w.people[bob] = s
 }
 
 func (w *world) asks(e api.Endpoint) {
@@ -163,6 +198,44 @@ func TestJudge(t *testing.T) {
 		{"an update is nobody's", func(_ *testing.T, w *world) { w.sets("phone", "+12140000009", 1) }, judge.Twice, "of no update"},
 		{"a batch brings the older update again, and the newer one", func(_ *testing.T, w *world) { w.batch(1, 2) }, "", ""},
 		{"a batch brings the older update last", func(_ *testing.T, w *world) { w.batch(2, 1) }, judge.Order, "update 1 of " + ann + " arrived after the last one"},
+		{"an update between is missing", func(_ *testing.T, w *world) {
+			w.Arrivals = slices.Delete(w.Arrivals, 0, 1)
+		}, judge.Lost, "update 1 of " + ann + " never arrived"},
+		{"of a batch one update stands for several", func(_ *testing.T, w *world) {
+			w.accepted(time.Second, "a", 1)
+			w.accepted(3*time.Second, "b", 3)
+			w.kept(time.Second, "a")
+		}, "", ""},
+		{"a batch follows one that has not taken effect", func(_ *testing.T, w *world) {
+			w.accepted(time.Second, "a", 1)
+			w.accepted(1900*time.Millisecond, "b", 2)
+			w.kept(1100*time.Millisecond, "a")
+		}, judge.Order, "before update 1, in batch 0, had taken effect"},
+		{"a batch is repeated before it takes effect", func(_ *testing.T, w *world) {
+			w.accepted(time.Second, "a", 1)
+			w.accepted(1900*time.Millisecond, "b", 1)
+			w.kept(1100*time.Millisecond, "a")
+		}, "", ""},
+		{"a batch follows one that nobody knows of", func(_ *testing.T, w *world) {
+			w.accepted(time.Second, "a", 1)
+			w.accepted(1900*time.Millisecond, "b", 2)
+		}, "", ""},
+		{"a batch follows one of the owner before", func(_ *testing.T, w *world) {
+			w.accepted(59500*time.Millisecond, "a", 1)
+			w.accepted(60100*time.Millisecond, "b", 2)
+			w.kept(59600*time.Millisecond, "a")
+		}, judge.Order, "before update 1, in batch 0, had taken effect"},
+		{"a batch follows one that the owner before remembered too late", func(_ *testing.T, w *world) {
+			w.accepted(59500*time.Millisecond, "a", 1)
+			w.accepted(60200*time.Millisecond, "b", 2)
+			w.kept(60100*time.Millisecond, "a")
+		}, "", ""},
+		{"a batch never takes effect", func(_ *testing.T, w *world) {
+			w.accepted(time.Second, "a", 1)
+			w.Arrivals[len(w.Arrivals)-1].Applied = time.Time{}
+			w.accepted(10*time.Second, "b", 2)
+			w.kept(1100*time.Millisecond, "a")
+		}, judge.Order, "before update 1, in batch 0, had taken effect"},
 		{"a batch has too many rows", func(_ *testing.T, w *world) { w.batch(slices.Repeat([]int{2}, 257)...) }, judge.Rate, "has 257 rows"},
 		{"too many batches in a second", func(_ *testing.T, w *world) {
 			for i := range 4 {
@@ -185,6 +258,15 @@ func TestJudge(t *testing.T) {
 			w.asks(api.Unsubscribe)
 			w.is(api.Unsubscribed)
 		}, "", ""},
+		{"an unsubscribe is repeated aloud", func(_ *testing.T, w *world) {
+			w.wants(load.Unsubscribe)
+			w.asks(api.Unsubscribe)
+			w.asks(api.Unsubscribe)
+			w.is(api.Unsubscribed)
+			w.texted(api.Goodbye, 2)
+		}, judge.Twice, bob + " was sent 2 texts for 1 wishes to unsubscribe"},
+		{"a text for each wish", func(_ *testing.T, w *world) { w.texted(api.Welcome, 1) }, "", ""},
+		{"a text that nobody asked for", func(_ *testing.T, w *world) { w.texted(api.AlreadySubscribed, 2) }, judge.Twice, bob + " was sent 2 texts"},
 		{"an unsubscribe came after the last subscribe", func(_ *testing.T, w *world) {
 			w.wants(load.Unsubscribe)
 			w.wants(load.Subscribe)
@@ -202,6 +284,10 @@ func TestJudge(t *testing.T) {
 		}, "", ""},
 		{"an unsubscribe has no effect", func(_ *testing.T, w *world) { w.wants(load.Unsubscribe) }, judge.Lost, "the last wish was to unsubscribe"},
 		{"something else is given up", func(t *testing.T, w *world) { w.dies(t, fault.RetriesExhausted, load.Subscribe) }, judge.DeadLetter, "retries_exhausted"},
+		{"an unsubscribe is given up", func(t *testing.T, w *world) {
+			w.wants(load.Unsubscribe)
+			w.dies(t, fault.OutcomeUnknown, load.Unsubscribe)
+		}, judge.DeadLetter, "outcome_unknown"},
 		{"a call too many in a second", func(_ *testing.T, w *world) {
 			for i := range 12 {
 				w.send("one", 10*time.Second+time.Duration(i)*80*time.Millisecond)
@@ -254,6 +340,25 @@ func TestJudge(t *testing.T) {
 		{"a message is left", func(_ *testing.T, w *world) {
 			w.Left = map[load.Queue]int{{Kind: contract.Segment, Destination: "seg"}: 3}
 		}, judge.Lost, "3 messages of segment wait for seg"},
+		{"a job does not end", func(_ *testing.T, w *world) { w.Ended["another"] = ledger.Sending }, judge.Lost, "job another is sending"},
+		{"a job is given up in the ledger alone", func(_ *testing.T, w *world) { w.Ended["new"] = ledger.DeadLettered }, judge.Lost, "job new is dead_lettered"},
+		{"a job is forgotten", func(_ *testing.T, w *world) { delete(w.Ended, "old") }, judge.Lost, "job old (sequence 1) of"},
+		{"a log names a phone", func(_ *testing.T, w *world) {
+			w.Logs = map[string]string{"one": "well\nGet \"http://x/v1/subscriptions?phone=%2B12160000001\": refused\n"}
+		}, judge.Private, "one has logged: Get"},
+		{"a log names an e-mail", func(_ *testing.T, w *world) {
+			w.Logs = map[string]string{"one": "p214-0-7@example.com\n"}
+		}, judge.Private, "p214-0-7@"},
+		{"a log names a customer", func(_ *testing.T, w *world) {
+			w.Logs = map[string]string{"one": `{"who":"c215-1-24"}`}
+		}, judge.Private, "c215-1-24"},
+		{"a log of numbers", func(_ *testing.T, w *world) {
+			w.Logs = map[string]string{"one": `{"seq":1764312160000001,"duration":12160000001,"job":"0b7c1d7e-c216-4214-8105-6f1f0d6f3a10"}`}
+		}, "", ""},
+		{"a dead letter says whose it is", func(t *testing.T, w *world) {
+			w.dies(t, fault.OutcomeUnknown, load.Subscribe)
+			w.Dead[0].Detail = "of +12160000001"
+		}, judge.Private, "of +12160000001"},
 		{"a temporary file is left", func(_ *testing.T, w *world) { w.Temporaries = []string{".relay.1"} }, judge.Tidy, ".relay.1"},
 	}
 	for _, tt := range tests {

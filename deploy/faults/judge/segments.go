@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"attentive.internal/deploy/faults/load"
+	"attentive.internal/pkg/ledger"
 )
 
 // published is a list of a job.
@@ -12,6 +13,20 @@ type published struct {
 	job  load.Job
 	list load.List
 	read int // how often it was ingested
+}
+
+// ended judges that upstream learns of the end of every job.
+func (v *Verdict) ended(e Evidence) {
+	for _, job := range e.Jobs {
+		if _, ok := e.Ended[job.ID]; !ok {
+			v.add(Lost, "job %s (sequence %d) of %s is not in the ledger", job.ID, job.Sequence, job.Destination)
+		}
+	}
+	for id, state := range e.Ended {
+		if state != ledger.Succeeded {
+			v.add(Lost, "job %s is %s in the ledger, not succeeded", id, state)
+		}
+	}
 }
 
 // segments judges what became of segment jobs: each list is ingested once, in

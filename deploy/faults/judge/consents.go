@@ -1,70 +1,12 @@
 package judge
 
 import (
-	"strconv"
-
 	"attentive.internal/deploy/faults/load"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/sandbox/api"
 	attentivev1 "attentive.internal/proto/attentive/v1"
 )
-
-// largestBatch is what Attentive takes.
-const largestBatch = 256
-
-// attributes judges the updates of each person: they arrive in the order of
-// their publication, and the last is what the person has. The same one may
-// arrive again while it is the newest. In batches it may also after newer ones that
-// travelled with it, when the answer to these was lost; they follow it again.
-func (v *Verdict) attributes(e Evidence) {
-	v.Counts["updates"] = len(e.Updates)
-	who := make(map[api.Identity]*load.Person)
-	newest := make(map[*load.Person]int)
-	for _, u := range e.Updates {
-		newest[u.Person] = max(newest[u.Person], u.Count)
-		who[api.Identity{Kind: "phone", Value: u.Person.Phone}] = u.Person
-		who[api.Identity{Kind: "email", Value: u.Person.Email}] = u.Person
-		who[api.Identity{Kind: "client_user_id", Value: u.Person.Customer}] = u.Person
-	}
-	arrived, last := make(map[*load.Person]int), make(map[*load.Person]int)
-	for _, a := range e.Arrivals {
-		var rows []api.User
-		switch a.Endpoint {
-		case api.SetAttributes:
-			v.Counts["attribute calls"]++
-			rows = []api.User{{Who: a.Who, Attributes: a.Attributes}}
-		case api.BulkAttributes:
-			v.Counts["batches"]++
-			rows = a.Users
-			if len(rows) > largestBatch {
-				v.add(Rate, "batch %d has %d rows", a.Seq, len(rows))
-			}
-		}
-		for _, row := range rows {
-			n, err := strconv.Atoi(row.Attributes[load.Counter])
-			if len(row.Who) == 0 || who[row.Who[0]] == nil || err != nil {
-				v.add(Twice, "attribute call %d is of no update that was published", a.Seq)
-				continue
-			}
-			p := who[row.Who[0]]
-			if a.Endpoint == api.SetAttributes && n < arrived[p] {
-				v.add(Order, "update %d of %s arrived after update %d", n, p.Phone, arrived[p])
-			}
-			arrived[p] = max(arrived[p], n)
-			last[p] = n
-		}
-	}
-	for p, n := range newest {
-		if last[p] != n && arrived[p] == n {
-			v.add(Order, "update %d of %s arrived after the last one, %d", last[p], p.Phone, n)
-		}
-		s, _ := e.Subscriber(p.Phone)
-		if got := s.Attributes[load.Counter]; got != strconv.Itoa(n) {
-			v.add(Lost, "%s has update %q, not the last one, %d", p.Phone, got, n)
-		}
-	}
-}
 
 // turn is a row of equal operations of a phone, one after the other: the first
 // changes something, the others do not.
@@ -125,15 +67,36 @@ func (v *Verdict) consents(e Evidence, unknown map[load.Consent]int) {
 		}
 	}
 	for phone, list := range turns {
+		s, _ := e.Subscriber(phone)
+		v.texts(s, phone, list)
 		last := list[len(list)-1].operation
 		if unknown[load.Consent{Destination: destination[phone], Phone: phone, Operation: last}] > 0 {
 			continue
 		}
-		s, _ := e.Subscriber(phone)
 		// Whoever is not subscribed needs no unsubscribe, when the first had no
 		// answer and is looked into.
 		if got := s.Status(phone, api.Marketing); (got == api.Active) != (last == load.Subscribe) {
 			v.add(Lost, "%s is %q, and the last wish was to %s", phone, got, last)
+		}
+	}
+}
+
+// texts judges what a person was sent: at most one text for each turn. What is
+// repeated because its outcome is not known must be silent.
+func (v *Verdict) texts(s api.Subscriber, phone string, list []*turn) {
+	wishes := make(map[load.Operation]int)
+	for _, t := range list {
+		wishes[t.operation]++
+	}
+	for operation, kinds := range map[load.Operation][]api.TextKind{
+		load.Subscribe: {api.Welcome, api.AlreadySubscribed, api.ReplyY}, load.Unsubscribe: {api.Goodbye},
+	} {
+		texts := 0
+		for _, k := range kinds {
+			texts += s.Texts[k]
+		}
+		if texts > wishes[operation] {
+			v.add(Twice, "%s was sent %d texts for %d wishes to %s", phone, texts, wishes[operation], operation)
 		}
 	}
 }
@@ -145,15 +108,11 @@ func (v *Verdict) deadLetters(e Evidence) map[load.Consent]int {
 	for _, l := range e.Dead {
 		v.Counts["dead letters "+string(l.Reason)]++
 		p := &attentivev1.Profile{}
-		if l.Reason != fault.OutcomeUnknown || contract.Decode(l.Header, l.Data, p) != nil {
+		if l.Reason != fault.OutcomeUnknown || contract.Decode(l.Header, l.Data, p) != nil || p.GetSubscribe() == nil {
 			v.add(DeadLetter, "%s of %s is a dead letter: %s: %s", l.Kind, l.Destination, l.Reason, l.Detail)
 			continue
 		}
-		operation := load.Subscribe
-		if p.GetUnsubscribe() != nil {
-			operation = load.Unsubscribe
-		}
-		unknown[load.Consent{Destination: l.Destination, Phone: p.GetIdentifiers().GetPhone(), Operation: operation}]++
+		unknown[load.Consent{Destination: l.Destination, Phone: p.GetIdentifiers().GetPhone(), Operation: load.Subscribe}]++
 	}
 	return unknown
 }
