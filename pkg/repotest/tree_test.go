@@ -107,7 +107,7 @@ func workspace(t *testing.T) *tree {
 	for _, e := range entries {
 		read.top = append(read.top, e.Name())
 	}
-	textFiles := regexp.MustCompile(`^(\.gitignore|go\.work|pkg/metrics/testdata/metrics\.golden|deploy/(prometheus|grafana)/.*\.(ya?ml|json))$`)
+	textFiles := regexp.MustCompile(`^(\.gitignore|go\.work|(.*/)?README\.md|pkg/metrics/testdata/metrics\.golden|deploy/(prometheus|grafana)/.*\.(ya?ml|json))$`)
 	err = filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
