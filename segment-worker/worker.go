@@ -19,12 +19,12 @@ import (
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/job"
 	"attentive.internal/pkg/owner"
+	"attentive.internal/pkg/spool"
 	"attentive.internal/pkg/worker"
 	"attentive.internal/segment-worker/internal/baseline"
 	"attentive.internal/segment-worker/internal/delivery"
 	"attentive.internal/segment-worker/internal/filename"
 	"attentive.internal/segment-worker/internal/remote"
-	"attentive.internal/segment-worker/internal/spool"
 )
 
 // grace is how long a job may go on after the worker was told to stop: many are

@@ -7,7 +7,7 @@ import (
 
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/source/parquet"
-	"attentive.internal/pkg/source/spool"
+	"attentive.internal/pkg/spool"
 )
 
 // tableReader reads Parquet. The columns asked for have values, the others none.
@@ -20,7 +20,7 @@ type tableReader struct {
 // newTable keeps all of plain, because Parquet is read from its end, and opens it.
 func (r *Reader) newTable(plain io.Reader) (*tableReader, error) {
 	from := &tap{r: plain}
-	kept, err := spool.Of(from)
+	kept, err := keep(from)
 	switch {
 	case from.err != nil:
 		return nil, from.err
@@ -39,6 +39,21 @@ func (r *Reader) newTable(plain io.Reader) (*tableReader, error) {
 	t := &tableReader{file: file, names: file.Columns()}
 	t.row.Values = make([]Value, len(t.names))
 	return t, nil
+}
+
+// keep spools all of r, to be read at any place.
+func keep(r io.Reader) (*spool.File, error) {
+	kept, err := spool.New()
+	if err != nil {
+		return nil, err
+	}
+	if _, err = io.Copy(kept, r); err == nil {
+		err = kept.Rewind()
+	}
+	if err != nil {
+		return nil, errors.Join(err, kept.Close())
+	}
+	return kept, nil
 }
 
 // tap remembers how its reader failed.

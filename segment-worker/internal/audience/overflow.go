@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"io"
 
-	"attentive.internal/segment-worker/internal/spool"
+	"attentive.internal/pkg/spool"
 )
 
 // partitions is how many parts the persons beyond the budget are divided into: each

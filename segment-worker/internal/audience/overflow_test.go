@@ -10,8 +10,8 @@ import (
 
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/identifier"
+	"attentive.internal/pkg/spool"
 	"attentive.internal/segment-worker/internal/audience"
-	"attentive.internal/segment-worker/internal/spool"
 )
 
 // people draws rows among so many people, of all kinds that the set knows.

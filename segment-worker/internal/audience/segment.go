@@ -25,8 +25,8 @@ import (
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/identifier"
 	"attentive.internal/pkg/source"
+	"attentive.internal/pkg/spool"
 	"attentive.internal/segment-worker/internal/delimited"
-	"attentive.internal/segment-worker/internal/spool"
 )
 
 const (

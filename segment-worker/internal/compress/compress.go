@@ -19,7 +19,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"attentive.internal/pkg/config"
-	"attentive.internal/segment-worker/internal/spool"
+	"attentive.internal/pkg/spool"
 )
 
 // Suffix is what a compression adds to the name of a file.

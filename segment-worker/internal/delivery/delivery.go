@@ -37,11 +37,11 @@ import (
 	"attentive.internal/pkg/metrics"
 	"attentive.internal/pkg/reject"
 	"attentive.internal/pkg/source"
+	"attentive.internal/pkg/spool"
 	"attentive.internal/segment-worker/internal/baseline"
 	"attentive.internal/segment-worker/internal/filename"
 	"attentive.internal/segment-worker/internal/pgp"
 	"attentive.internal/segment-worker/internal/remote"
-	"attentive.internal/segment-worker/internal/spool"
 )
 
 // Run is a segment job being worked.

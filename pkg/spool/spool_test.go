@@ -12,7 +12,7 @@ import (
 	"testing"
 	"testing/iotest"
 
-	"attentive.internal/segment-worker/internal/spool"
+	"attentive.internal/pkg/spool"
 )
 
 // create makes a file that is closed with the test.
@@ -47,6 +47,55 @@ func TestReadsWhatWasWritten(t *testing.T) {
 		if got, err := io.ReadAll(iotest.HalfReader(f)); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%d bytes: read %d, %v", size, len(got), err)
 		}
+	}
+}
+
+// TestReadsAtAnyPlace of files of sizes around those of blocks, and once more from
+// the beginning.
+func TestReadsAtAnyPlace(t *testing.T) {
+	t.Parallel()
+	const block = 32 << 10
+	for _, size := range []int{0, 1, block - 1, block, block + 1, 3*block + 77} {
+		want := make([]byte, size)
+		_, _ = rand.NewChaCha8([32]byte{byte(size)}).Read(want) // never fails
+		f := create(t, spool.NewDisk(1<<30))
+		if _, err := io.Copy(f, iotest.DataErrReader(bytes.NewReader(want))); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Rewind(); err != nil {
+			t.Fatal(err)
+		}
+		if err := iotest.TestReader(io.NewSectionReader(f, 0, f.Size()), want); err != nil {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+		if got, err := io.ReadAll(f); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%d bytes: read %d from the beginning, %v", size, len(got), err)
+		}
+		if _, err := f.ReadAt(make([]byte, 1), -1); err == nil {
+			t.Error("a byte before the beginning was read")
+		}
+	}
+}
+
+// TestWrittenOnceThenRead: no block is sealed twice, and none is missing.
+func TestWrittenOnceThenRead(t *testing.T) {
+	t.Parallel()
+	f := create(t, spool.NewDisk(1<<30))
+	want := bytes.Repeat([]byte("+14155550101,Winback\n"), 2000) // a block and a part of one
+	if _, err := f.Write(want); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := f.ReadAt(make([]byte, 5), 0); err == nil || errors.Is(err, io.EOF) {
+		t.Errorf("%d bytes, %v of a file that is being written, want an error that is no end", n, err)
+	}
+	if err := f.Rewind(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write([]byte(", and more")); err == nil {
+		t.Error("a file that is read takes more")
+	}
+	if got, err := io.ReadAll(f); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("read %d bytes, %v, want the %d that were written", len(got), err, len(want))
 	}
 }
 
@@ -142,6 +191,9 @@ func TestDamage(t *testing.T) {
 			got, err := io.ReadAll(f)
 			if err == nil || errors.Is(err, io.EOF) {
 				t.Errorf("%d bytes were read of a damaged file, error %v", len(got), err)
+			}
+			if n, err := f.ReadAt(make([]byte, f.Size()), 0); err == nil || errors.Is(err, io.EOF) {
+				t.Errorf("%d bytes were read at a place of a damaged file, error %v", n, err)
 			}
 		})
 	}
