@@ -367,13 +367,13 @@ func TestReplicasShareTheAccountsOfABroker(t *testing.T) {
 		return work(t, kv, Config{ID: id, Lease: short}, twelve())
 	}
 	a := start("a", s.URL)
-	within(t, 10*short, "all with the first", func() bool { return len(a.holds()) == 12 })
+	within(t, patience, "all with the first", func() bool { return len(a.holds()) == 12 })
 	b := start("b", s.URL)
-	within(t, 20*short, "half each", func() bool { return slices.Equal(spread(a, b), []int{6, 6}) })
+	within(t, patience, "half each", func() bool { return slices.Equal(spread(a, b), []int{6, 6}) })
 	c := start("c", p.URL)
-	within(t, 20*short, "a third each", func() bool { return slices.Equal(spread(a, b, c), []int{4, 4, 4}) })
+	within(t, patience, "a third each", func() bool { return slices.Equal(spread(a, b, c), []int{4, 4, 4}) })
 	p.Down()
-	took := within(t, 4*short, "spread over the others", func() bool { return slices.Equal(spread(a, b), []int{6, 6}) })
+	took := within(t, patience, "spread over the others", func() bool { return slices.Equal(spread(a, b), []int{6, 6}) })
 	t.Logf("what a dead replica held was spread %v after its connection was cut", took)
 	if took > short+short/3+500*time.Millisecond {
 		t.Errorf("that is more than the lease and half a second after the last renewal")

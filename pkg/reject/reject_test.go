@@ -204,7 +204,7 @@ func fill(ctx context.Context, w *reject.Writer, n int) error {
 
 func TestBrokerGone(t *testing.T) {
 	t.Parallel()
-	server, _, store := rejects(t, jetstream.WithDefaultTimeout(200*time.Millisecond))
+	server, _, store := rejects(t, jetstream.WithDefaultTimeout(2*time.Second))
 	w := reject.New(store, name)
 	if err := fill(t.Context(), w, 10_000); err != nil {
 		t.Fatal(err)

@@ -103,7 +103,7 @@ func session(t *testing.T, addr, hostKey string) *sftp.Client {
 	}
 	conn, err := ssh.Dial("tcp", addr, &ssh.ClientConfig{
 		User: sandboxtest.Username, Auth: []ssh.AuthMethod{ssh.Password(sandboxtest.Passphrase)},
-		HostKeyCallback: ssh.FixedHostKey(key), Timeout: 10 * time.Second,
+		HostKeyCallback: ssh.FixedHostKey(key), Timeout: time.Minute,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -23,7 +23,7 @@ import (
 func dial(t *testing.T, host string, port int, user string, auth ssh.AuthMethod) (*sftp.Client, error) {
 	t.Helper()
 	c, err := ssh.Dial("tcp", net.JoinHostPort(host, strconv.Itoa(port)), &ssh.ClientConfig{
-		User: user, Auth: []ssh.AuthMethod{auth}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: 5 * time.Second,
+		User: user, Auth: []ssh.AuthMethod{auth}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: time.Minute,
 	})
 	if err != nil {
 		return nil, err

@@ -79,7 +79,7 @@ func (s *store) put(name, text string) ingest.File {
 
 func (s *store) settle() {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
 	defer cancel()
 	if err := s.Settled(ctx); err != nil {
 		s.t.Fatal(err)
@@ -367,7 +367,7 @@ func TestNothingIsLostOrCountedTwiceOverRestarts(t *testing.T) {
 // settleFiles waits until so many files have been read.
 func (s *store) settleFiles(n int) {
 	s.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); len(s.Files()) < n; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); len(s.Files()) < n; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			s.t.Fatalf("%d files read, want %d", len(s.Files()), n)
 		}

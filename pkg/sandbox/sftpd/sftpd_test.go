@@ -88,7 +88,7 @@ func (s *server) dial(user string, method ssh.AuthMethod) (*ssh.Client, error) {
 		s.t.Fatal(err)
 	}
 	return ssh.Dial("tcp", s.addr, &ssh.ClientConfig{
-		User: user, Auth: []ssh.AuthMethod{method}, HostKeyCallback: ssh.FixedHostKey(key), Timeout: 10 * time.Second,
+		User: user, Auth: []ssh.AuthMethod{method}, HostKeyCallback: ssh.FixedHostKey(key), Timeout: time.Minute,
 	})
 }
 

@@ -369,7 +369,7 @@ func TestHostThatDoesNotAnswer(t *testing.T) {
 		}()
 		started := time.Now()
 		_, err := remote.Dial(ctx, account(server))
-		if took := time.Since(started); took > 10*time.Second {
+		if took := time.Since(started); took > 20*time.Second { // it is given 30
 			t.Errorf("dial took %v", took)
 		}
 		if got := fault.ClassOf(err); got != fault.Interrupted {
@@ -396,12 +396,15 @@ func TestDialCutAtByte(t *testing.T) {
 	}
 }
 
+// patience is how long a test waits for what must come, on a machine that is busy.
+const patience = time.Minute
+
 // waitFor polls a condition.
 func waitFor(t testing.TB, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !condition(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(patience); !condition(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Error("the condition did not come true in 10 s")
+			t.Errorf("the condition did not come true in %v", patience)
 			return
 		}
 	}

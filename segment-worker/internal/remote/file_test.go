@@ -532,13 +532,13 @@ func TestSlowSource(t *testing.T) {
 	t.Parallel()
 	server := sftptest.Start(t, sftptest.Config{})
 	cfg := account(server)
-	cfg.IdleTimeout, cfg.StallTimeout = 150*time.Millisecond, 100*time.Millisecond
+	cfg.IdleTimeout, cfg.StallTimeout = time.Second, time.Second
 	s := dial(t, cfg)
 	r, w := io.Pipe()
 	go func() {
 		before := server.Keepalives()
 		_, _ = w.Write([]byte("first"))
-		waitFor(t, func() bool { return server.Keepalives() > before+10 }) // 500 ms
+		waitFor(t, func() bool { return server.Keepalives() > before+4 }) // one every third of a second
 		_, _ = w.Write([]byte(" second"))
 		_ = w.Close()
 	}()
@@ -573,7 +573,7 @@ func TestCancel(t *testing.T) {
 				cancelled = time.Now()
 				cancel(tt.cause)
 			}})
-			if took := time.Since(cancelled); took > 5*time.Second {
+			if took := time.Since(cancelled); took > 30*time.Second { // silence is borne for 45
 				t.Errorf("put returned %v after the end of its context", took)
 			}
 			if !errors.Is(err, tt.cause) || fault.ClassOf(err) != tt.class {
@@ -606,9 +606,9 @@ func TestKeepalive(t *testing.T) {
 	t.Parallel()
 	server := sftptest.Start(t, sftptest.Config{})
 	cfg := account(server)
-	cfg.IdleTimeout = 150 * time.Millisecond
+	cfg.IdleTimeout = time.Second
 	s := dial(t, cfg)
-	waitFor(t, func() bool { return server.Keepalives() > 10 }) // 500 ms
+	waitFor(t, func() bool { return server.Keepalives() > 4 }) // one every third of a second
 	if _, err := s.List(t.Context()); err != nil || !s.Alive() {
 		t.Errorf("after a pause: list = %v, Alive() = %v", err, s.Alive())
 	}
