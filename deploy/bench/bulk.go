@@ -16,6 +16,7 @@ import (
 
 	"attentive.internal/deploy/bench/bulkapi"
 	"attentive.internal/deploy/process"
+	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/broker"
 )
 
@@ -248,7 +249,7 @@ func (r *bulkRig) done(ctx context.Context) error {
 		if err == nil && info.State.Msgs == 0 && strings.Contains(string(text), "relay_batches_open{destination=\"bench\"} 0\n") {
 			return nil
 		}
-		if err := pause(ctx, 50*time.Millisecond); err != nil {
+		if err := backoff.Sleep(ctx, 50*time.Millisecond); err != nil {
 			return err
 		}
 	}

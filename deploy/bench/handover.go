@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"attentive.internal/deploy/bench/receiver"
+	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/broker"
 	"golang.org/x/sync/errgroup"
 )
@@ -61,13 +62,13 @@ func crash(ctx context.Context, e *exercise) (takeover, error) {
 // while when another has taken over.
 func freeze(ctx context.Context, e *exercise) (takeover, error) {
 	return e.fails(ctx, func(owner *replica) error { return owner.Freeze() }, func(owner *replica) error {
-		if err := pause(ctx, e.lease/2); err != nil {
+		if err := backoff.Sleep(ctx, e.lease/2); err != nil {
 			return err
 		}
 		if err := owner.Thaw(); err != nil {
 			return err
 		}
-		if err := pause(ctx, e.lease/2); err != nil {
+		if err := backoff.Sleep(ctx, e.lease/2); err != nil {
 			return err
 		}
 		return owner.Stop()
@@ -82,7 +83,7 @@ func (e *exercise) fails(ctx context.Context, fail, follows func(*replica) error
 		return t, err
 	}
 	// Any moment between two renewals.
-	if err := pause(ctx, e.lease/10+e.some(e.lease/3)); err != nil {
+	if err := backoff.Sleep(ctx, e.lease/10+e.some(e.lease/3)); err != nil {
 		return t, err
 	}
 	arrived, begun := e.arrivals.Len(), time.Now()
@@ -102,7 +103,7 @@ func stopBusy(ctx context.Context, e *exercise) (t takeover, err error) {
 	if err != nil {
 		return t, err
 	}
-	if err := pause(ctx, 200*time.Millisecond+e.some(300*time.Millisecond)); err != nil {
+	if err := backoff.Sleep(ctx, 200*time.Millisecond+e.some(300*time.Millisecond)); err != nil {
 		return t, err
 	}
 	arrived, begun := e.arrivals.Len(), time.Now()

@@ -9,6 +9,7 @@ import (
 	"attentive.internal/deploy/allinone/account"
 	"attentive.internal/deploy/bench/receiver"
 	"attentive.internal/deploy/process"
+	"attentive.internal/pkg/backoff"
 )
 
 const (
@@ -48,7 +49,7 @@ func latency(ctx context.Context, dir string, report func(result)) error {
 			if i >= 10 { // the first open connections
 				runs = append(runs, a.At.Sub(begun))
 			}
-			if err := pause(ctx, latencyPause); err != nil {
+			if err := backoff.Sleep(ctx, latencyPause); err != nil {
 				return err
 			}
 		}

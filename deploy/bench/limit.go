@@ -13,6 +13,7 @@ import (
 	"attentive.internal/deploy/allinone/account"
 	"attentive.internal/deploy/bench/receiver"
 	"attentive.internal/deploy/process"
+	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/sandbox/api"
 	"golang.org/x/sync/errgroup"
 )
@@ -69,7 +70,7 @@ func limitHandedOver(ctx context.Context, e *exercise, report func(result)) erro
 	if err != nil {
 		return err
 	}
-	if err := pause(ctx, limitSettles); err != nil {
+	if err := backoff.Sleep(ctx, limitSettles); err != nil {
 		return err
 	}
 	refused, err := e.refused(ctx)
@@ -77,7 +78,7 @@ func limitHandedOver(ctx context.Context, e *exercise, report func(result)) erro
 		return err
 	}
 	from := time.Now()
-	err = errors.Join(pause(ctx, limitSpan/2), owner.Ask(), pause(ctx, limitSpan/2))
+	err = errors.Join(backoff.Sleep(ctx, limitSpan/2), owner.Ask(), backoff.Sleep(ctx, limitSpan/2))
 	if err != nil {
 		return err
 	}
@@ -105,7 +106,7 @@ func limitLowered(ctx context.Context, e *exercise, report func(result)) error {
 	if err := e.limit(ctx, lowered); err != nil {
 		return err
 	}
-	if err := pause(ctx, limitSettles); err != nil {
+	if err := backoff.Sleep(ctx, limitSettles); err != nil {
 		return err
 	}
 	at, err := e.refused(ctx)
@@ -113,7 +114,7 @@ func limitLowered(ctx context.Context, e *exercise, report func(result)) error {
 		return err
 	}
 	from := time.Now()
-	if err := pause(ctx, limitSpan/2); err != nil {
+	if err := backoff.Sleep(ctx, limitSpan/2); err != nil {
 		return err
 	}
 	calls := e.during(from, time.Now())
@@ -131,7 +132,7 @@ func limitLowered(ctx context.Context, e *exercise, report func(result)) error {
 // limitAfterCrash kills the owner.
 func limitAfterCrash(ctx context.Context, e *exercise, report func(result)) error {
 	fmt.Fprintln(os.Stderr, "custom: the owner is killed")
-	if err := pause(ctx, limitSettles); err != nil {
+	if err := backoff.Sleep(ctx, limitSettles); err != nil {
 		return err
 	}
 	from := time.Now()
@@ -139,7 +140,7 @@ func limitAfterCrash(ctx context.Context, e *exercise, report func(result)) erro
 	if err != nil {
 		return err
 	}
-	if err := pause(ctx, limitSpan/2); err != nil {
+	if err := backoff.Sleep(ctx, limitSpan/2); err != nil {
 		return err
 	}
 	to := time.Now()

@@ -14,6 +14,7 @@ import (
 
 	"attentive.internal/deploy/allinone/account"
 	"attentive.internal/deploy/process"
+	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/publish"
 	attentivev1 "attentive.internal/proto/attentive/v1"
 	"github.com/google/uuid"
@@ -72,7 +73,7 @@ func memoryOfBacklog(ctx context.Context, dir string, report func(result)) error
 			return err
 		}
 		before := f.arrivals.Len()
-		if err := pause(ctx, memorySpan); err != nil {
+		if err := backoff.Sleep(ctx, memorySpan); err != nil {
 			return err
 		}
 		if n := f.arrivals.Len() - before; n < published*int(memorySpan/time.Second)/2 {

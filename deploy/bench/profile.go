@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"attentive.internal/deploy/process"
+	"attentive.internal/pkg/backoff"
 )
 
 // profileSpan is how long a profile looks at a worker, in whole seconds. What
@@ -52,7 +53,7 @@ func profiled(ctx context.Context, worker *process.Process, ops string) {
 	p.underWay.Go(func() {
 		for n := 1; ctx.Err() == nil; n++ {
 			if err := p.take(ctx, ops, fmt.Sprintf("%s-%d", p.name, worker.ID()), n); err != nil && ctx.Err() == nil {
-				_ = pause(ctx, profileSpan) // it may not listen yet, or not any more
+				_ = backoff.Sleep(ctx, profileSpan) // it may not listen yet, or not any more
 			}
 		}
 	})

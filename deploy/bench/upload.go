@@ -13,6 +13,7 @@ import (
 
 	"attentive.internal/deploy/allinone/account"
 	"attentive.internal/deploy/bench/receiver"
+	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/event"
@@ -110,7 +111,7 @@ func crashInUpload(ctx context.Context, e *exercise) (t takeover, err error) {
 	if _, err := e.arrivals.First(waiting, arrived, connection); err != nil {
 		return t, fmt.Errorf("the owner does not connect: %w", err)
 	}
-	if err := pause(ctx, 200*time.Millisecond+e.some(time.Second)); err != nil {
+	if err := backoff.Sleep(ctx, 200*time.Millisecond+e.some(time.Second)); err != nil {
 		return t, err
 	}
 	begun := time.Now()

@@ -51,15 +51,3 @@ func until(ctx context.Context, what string, try func(context.Context) error) er
 		}
 	}
 }
-
-// pause waits for d.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"attentive.internal/pkg/backoff"
 )
 
 // memory is a bucket without a broker, for tests in virtual time.
@@ -175,7 +177,7 @@ func (w *memoryWatcher) pump(ctx context.Context) {
 			if fault == watchEnded {
 				return
 			}
-			if pause(ctx, delay); fault == watchStuck {
+			if _ = backoff.Sleep(ctx, delay); fault == watchStuck {
 				<-ctx.Done()
 			}
 			select {

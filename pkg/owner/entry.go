@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"attentive.internal/pkg/backoff"
 )
 
 // entry is what stands in the bucket for a key. A writer never writes the same
@@ -79,8 +81,7 @@ func (o *Owner) write(ctx context.Context, key string, old stored, next entry) (
 			return 0, fmt.Errorf("lease %q: %w", key, errTaken)
 		default: // read from a replica that lags
 		}
-		pause(ctx, o.poll())
-		if ctx.Err() != nil {
+		if backoff.Sleep(ctx, o.poll()) != nil {
 			return 0, fmt.Errorf("write lease %q: %w", key, err)
 		}
 	}

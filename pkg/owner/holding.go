@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"attentive.internal/pkg/backoff"
 )
 
 // claim is one attempt after the other to get a key, until it is held.
@@ -77,7 +79,7 @@ func (c *claim) take(ctx context.Context, t *Tenure, log *slog.Logger) (*grip, e
 					said = err.Error()
 					log.Warn("lease cannot be taken yet", "err", err)
 				}
-				pause(ctx, o.poll())
+				_ = backoff.Sleep(ctx, o.poll()) // ended early: so does the next wait
 			}
 		}
 		timer := time.NewTimer(wait)
@@ -155,11 +157,10 @@ func (h *holding) drop(g *grip) {
 func (h *holding) renew(ctx context.Context, account *Tenure) {
 	interval := h.owner.cfg.Lease / 3
 	for wait := interval; ; {
-		pause(ctx, wait)
-		began := h.owner.clock.now()
-		if ctx.Err() != nil {
+		if backoff.Sleep(ctx, wait) != nil {
 			return
 		}
+		began := h.owner.clock.now()
 		h.round(ctx, interval)
 		if _, over := account.state(); over {
 			return

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"attentive.internal/pkg/backoff"
 )
 
 const modelLease = 3 * time.Second
@@ -135,8 +137,8 @@ func (w *witness) work(p *process, random *rand.Rand) func(context.Context, *Ten
 		w.mu.Lock()
 		long, windUp, fails := draw(random, 8*modelLease), draw(random, modelLease), random.IntN(4) == 0
 		w.mu.Unlock()
-		pause(ctx, long)
-		pause(context.WithoutCancel(ctx), windUp)
+		_ = backoff.Sleep(ctx, long)                          // it may be told to end
+		_ = backoff.Sleep(context.WithoutCancel(ctx), windUp) // never fails
 		if fails {
 			return errors.New("work fails")
 		}

@@ -81,6 +81,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"attentive.internal/pkg/backoff"
 )
 
 // ErrLost is the cause of the end of a work's context, and the error of
@@ -255,7 +257,7 @@ func (t *Tenure) Destination(ctx context.Context, id string, work func(ctx conte
 		}
 		err := t.destination(ctx, o.claim(key), log, work)
 		if ctx.Err() == nil {
-			pause(ctx, o.after(err, log))
+			_ = backoff.Sleep(ctx, o.after(err, log)) // ended early: so does the loop
 		}
 	}
 	return nil
@@ -307,13 +309,3 @@ func (o *Owner) margin() time.Duration { return o.cfg.Lease / 20 }
 
 // poll is how often a challenger looks.
 func (o *Owner) poll() time.Duration { return min(o.cfg.Lease/20, 100*time.Millisecond) }
-
-// pause waits for d or the end of ctx.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"attentive.internal/pkg/backoff"
 )
 
 // ErrAgain is the cause of the end of Run's context when Run is about to be
@@ -63,7 +65,7 @@ func (o *Owner) announce(ctx context.Context, plan Plan) {
 			}
 			wait = o.poll()
 		}
-		pause(ctx, wait)
+		_ = backoff.Sleep(ctx, wait) // ended early: so does the loop
 	}
 }
 

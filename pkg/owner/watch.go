@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"attentive.internal/pkg/backoff"
 )
 
 var (
@@ -24,7 +26,7 @@ func (o *Owner) watch(ctx context.Context) {
 			said = err.Error()
 			o.log.Warn("leases are watched anew", "err", err)
 		}
-		pause(ctx, o.poll())
+		_ = backoff.Sleep(ctx, o.poll()) // ended early: so does the loop
 	}
 }
 

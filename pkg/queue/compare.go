@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"attentive.internal/pkg/backoff"
 )
 
 const (
@@ -27,8 +29,7 @@ func (c *Consumer) compare(ctx context.Context, s *session) {
 		if time.Since(began) < settling {
 			every = compareSoon
 		}
-		pause(ctx, every)
-		if ctx.Err() != nil {
+		if backoff.Sleep(ctx, every) != nil {
 			return
 		}
 		next, open := c.expects(s)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/cas"
 )
 
@@ -70,7 +71,7 @@ func (q *Quarantine) ID() string { return q.id }
 func (q *Quarantine) Run(ctx context.Context) error {
 	for {
 		for tries := 0; q.retract(ctx) != nil && ctx.Err() == nil; tries++ {
-			pause(ctx, min(lastPause, firstPause<<min(tries, 10)))
+			_ = backoff.Sleep(ctx, min(lastPause, firstPause<<min(tries, 10))) // ended early: so does the loop
 		}
 		select {
 		case <-ctx.Done():
@@ -89,9 +90,9 @@ func (q *Quarantine) enter(ctx context.Context, kv jetstream.KeyValue, n note) (
 	}
 	leave = func() { q.leave(context.WithoutCancel(ctx), t, kv) }
 	for tries := 0; q.put(ctx, kv, n) != nil; tries++ {
-		if pause(ctx, min(time.Second, firstPause<<min(tries, 10))); ctx.Err() != nil {
+		if err := backoff.Sleep(ctx, min(time.Second, firstPause<<min(tries, 10))); err != nil {
 			leave()
-			return nil, context.Cause(ctx)
+			return nil, err
 		}
 	}
 	q.mu.Lock()

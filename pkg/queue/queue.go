@@ -62,6 +62,7 @@ import (
 	"sync"
 	"time"
 
+	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
 	"github.com/nats-io/nats.go"
@@ -219,7 +220,7 @@ func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, m *
 			failures = 0
 		}
 		last = last.log(c.log, err)
-		pause(ctx, min(lastPause, firstPause<<min(failures, 10)))
+		_ = backoff.Sleep(ctx, min(lastPause, firstPause<<min(failures, 10))) // ended early: so does the session
 		failures++
 	}
 }
@@ -269,16 +270,6 @@ func (l logged) log(log *slog.Logger, err error) logged {
 	}
 	log.Warn("consumer was interrupted and starts again from the oldest unacknowledged message", "err", err)
 	return logged{text: err.Error(), at: time.Now()}
-}
-
-// pause waits for d or the end of ctx.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }
 
 // hint wakes the reader of a channel of capacity one.

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
 	"github.com/nats-io/nats.go"
@@ -154,7 +155,7 @@ func (c *Consumer) open(ctx context.Context, s *session) error {
 	}
 	if info.NumAckPending > 0 {
 		if first && c.released() && stream.CachedInfo().Config.Replicas > 1 {
-			pause(ctx, settleTime)
+			_ = backoff.Sleep(ctx, settleTime) // ended early: so does the request
 		}
 		reset, err := stream.ResetConsumer(ctx, c.name())
 		if err != nil {

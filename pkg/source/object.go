@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/fault"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
@@ -130,12 +131,7 @@ func (r *objectReader) feed(ctx context.Context) error {
 		case time.Since(silent) > r.patience.silence:
 			return r.explain(ctx, err)
 		}
-		pause := time.NewTimer(objectPause)
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			pause.Stop()
-		}
+		_ = backoff.Sleep(ctx, objectPause) // ended early: so does the next request
 	}
 	if bytesRead != r.info.Size || !bytes.Equal(sum.Sum(nil), r.digest) {
 		return fault.Permanentf(fault.SourceChanged,
