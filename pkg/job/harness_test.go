@@ -1,7 +1,6 @@
 package job_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -24,6 +23,7 @@ import (
 	"attentive.internal/pkg/event"
 	"attentive.internal/pkg/job"
 	"attentive.internal/pkg/ledger"
+	"attentive.internal/pkg/logtest"
 	"attentive.internal/pkg/metrics"
 	"attentive.internal/pkg/owner"
 	"attentive.internal/pkg/queuetest"
@@ -45,7 +45,7 @@ type place struct {
 	letters     *deadletter.Store
 	registry    *prometheus.Registry
 	metrics     *metrics.Metrics
-	log         *buffer
+	log         *logtest.Buffer
 	// grace of the runners started from here on.
 	grace time.Duration
 	// via is the connection of the runners started from here on, and worker
@@ -65,7 +65,7 @@ func on(t *testing.T, s *queuetest.Server, destination string) *place {
 	c := s.Conn(t)
 	p := &place{
 		destination: destination, conn: c, via: c,
-		letters: deadletter.New(c, "test"), registry: prometheus.NewRegistry(), log: &buffer{},
+		letters: deadletter.New(c, "test"), registry: prometheus.NewRegistry(), log: &logtest.Buffer{},
 	}
 	p.ledger = ledger.New(bucket(t, c, broker.BucketLedger))
 	p.metrics = metrics.New(p.registry, []metrics.Destination{{ID: destination, Credential: "sftp", Kinds: []contract.Kind{contract.Segment}}})
@@ -79,24 +79,6 @@ func bucket(t *testing.T, c *broker.Conn, name string) jetstream.KeyValue {
 		t.Fatal(err)
 	}
 	return kv
-}
-
-// buffer is a log that is read while it is written.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // start works the destination's jobs with handle, as the owner of its account,

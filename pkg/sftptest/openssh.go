@@ -1,7 +1,6 @@
 package sftptest
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
@@ -20,6 +19,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"attentive.internal/pkg/logtest"
 	"attentive.internal/pkg/loopback"
 	"attentive.internal/pkg/peer"
 )
@@ -133,7 +133,7 @@ func (s *OpenSSH) address() string { return net.JoinHostPort(s.Host, strconv.Ito
 // run starts a program and waits until it listens on address.
 func run(t testing.TB, address, program string, args ...string) error {
 	t.Helper()
-	var log buffer
+	var log logtest.Buffer
 	cmd := exec.CommandContext(t.Context(), program, args...)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
@@ -161,24 +161,6 @@ func run(t testing.TB, address, program string, args ...string) error {
 	}
 	stop()
 	return fmt.Errorf("%s does not listen on %s: %s", program, address, log.String())
-}
-
-// buffer is a log that is written and read at once.
-type buffer struct {
-	mu sync.Mutex // guards b
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // PrivateKey makes a new Ed25519 key in PEM.

@@ -1,10 +1,8 @@
 package sweep_test
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -23,6 +21,7 @@ import (
 	"attentive.internal/pkg/event"
 	"attentive.internal/pkg/job"
 	"attentive.internal/pkg/ledger"
+	"attentive.internal/pkg/logtest"
 	"attentive.internal/pkg/metrics"
 	"attentive.internal/pkg/owner"
 	"attentive.internal/pkg/queuetest"
@@ -49,7 +48,7 @@ type place struct {
 	t       testing.TB
 	conn    *broker.Conn // of the test: nothing breaks it
 	metrics *metrics.Metrics
-	log     *buffer
+	log     *logtest.Buffer
 	sweeper *sweep.Sweeper
 	tenure  *owner.Tenure
 
@@ -73,7 +72,7 @@ func on(t testing.TB, c, via *broker.Conn, kinds ...contract.Kind) *place {
 	if via == nil {
 		via = c
 	}
-	p := &place{t: t, conn: c, log: &buffer{}, clock: time.Now(), known: true}
+	p := &place{t: t, conn: c, log: &logtest.Buffer{}, clock: time.Now(), known: true}
 	log := slog.New(slog.NewTextHandler(p.log, nil))
 	p.metrics = metrics.New(prometheus.NewRegistry(), []metrics.Destination{{ID: "acme", Credential: "acme", Kinds: kinds}})
 	p.sweeper = sweep.New(job.Parts{
@@ -265,22 +264,4 @@ func segmentJob(t testing.TB, destination string) (*attentivev1.SegmentJob, []by
 		t.Fatal(err)
 	}
 	return j, data
-}
-
-// buffer is a log that is read while it is written.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) count(text string) int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return strings.Count(b.b.String(), text)
 }

@@ -23,6 +23,7 @@ import (
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/job"
 	"attentive.internal/pkg/ledger"
+	"attentive.internal/pkg/logtest"
 	"attentive.internal/pkg/owner"
 	"attentive.internal/pkg/publish"
 	"attentive.internal/pkg/queuetest"
@@ -57,7 +58,7 @@ func newMill(t *testing.T, destinations ...string) *mill {
 // begin has m work at the broker, which worker and publisher reach by via.
 func (m *mill) begin(t *testing.T, via string, destinations ...string) *mill {
 	t.Helper()
-	m.place = &place{t: t, file: t.TempDir() + "/relay.yaml", log: &buffer{}}
+	m.place = &place{t: t, file: t.TempDir() + "/relay.yaml", log: &logtest.Buffer{}}
 	m.ends = make(map[string]int)
 	m.configure(fmt.Sprintf("broker: {url: %q, replicas: %d}", via, m.replicas()), destinations...)
 	if m.lease != "" {

@@ -2,7 +2,6 @@ package worker_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,6 +24,7 @@ import (
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/config"
 	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/logtest"
 	"attentive.internal/pkg/owner"
 	"attentive.internal/pkg/queuetest"
 	"attentive.internal/pkg/worker"
@@ -38,7 +38,7 @@ type place struct {
 	t      *testing.T
 	broker *queuetest.Server
 	file   string
-	log    *buffer
+	log    *logtest.Buffer
 	// calls of Work, in the order of their beginning.
 	mu    sync.Mutex
 	calls []*call
@@ -57,7 +57,7 @@ type call struct {
 
 func newPlace(t *testing.T) *place {
 	t.Helper()
-	p := &place{t: t, broker: queuetest.Start(t), file: filepath.Join(t.TempDir(), "relay.yaml"), log: &buffer{}}
+	p := &place{t: t, broker: queuetest.Start(t), file: filepath.Join(t.TempDir(), "relay.yaml"), log: &logtest.Buffer{}}
 	p.configure("", "a: u1", "b: u1", "c: u2")
 	return p
 }
@@ -244,24 +244,6 @@ func (p *place) logged(msg, key string) string {
 		}
 	}
 	return ""
-}
-
-// buffer is a log that is read while it is written.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 func TestWorksEveryAccountAndStopsClean(t *testing.T) { //nolint:paralleltest // it counts goroutines
@@ -464,7 +446,7 @@ func TestReloadKeepsTheShare(t *testing.T) {
 	first := newPlace(t)
 	destinations := []string{"a: u1", "b: u2", "c: u3", "d: u4"}
 	first.configure("", destinations...)
-	second := &place{t: t, broker: first.broker, file: filepath.Join(t.TempDir(), "relay.yaml"), log: &buffer{}}
+	second := &place{t: t, broker: first.broker, file: filepath.Join(t.TempDir(), "relay.yaml"), log: &logtest.Buffer{}}
 	second.configure("", destinations...)
 	first.start()
 	second.start()
@@ -603,7 +585,7 @@ func TestTwoWorkersInOneProcess(t *testing.T) {
 	t.Parallel()
 	first := newPlace(t)
 	first.configure("", "a: u1")
-	second := &place{t: t, broker: first.broker, file: filepath.Join(t.TempDir(), "relay.yaml"), log: &buffer{}}
+	second := &place{t: t, broker: first.broker, file: filepath.Join(t.TempDir(), "relay.yaml"), log: &logtest.Buffer{}}
 	second.configure("", "a: u1", "b: u2")
 	stop := first.start()
 	first.works("a")

@@ -1,13 +1,11 @@
 package stage_test
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"log/slog"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -20,6 +18,7 @@ import (
 	"attentive.internal/pkg/deadletter"
 	"attentive.internal/pkg/event"
 	"attentive.internal/pkg/ledger"
+	"attentive.internal/pkg/logtest"
 	"attentive.internal/pkg/publish"
 	attentivev1 "attentive.internal/proto/attentive/v1"
 )
@@ -28,14 +27,14 @@ import (
 type running struct {
 	*stage.Stage
 	conn *broker.Conn
-	log  *logText
+	log  *logtest.Buffer
 }
 
 // run runs a stage until the test ends. Before the workers start, prepare may
 // change what lies in its directory.
 func run(t *testing.T, prepare func(*stage.Stage)) *running {
 	t.Helper()
-	log := &logText{}
+	log := &logtest.Buffer{}
 	s, err := stage.Open(t.Context(), stage.Config{Dir: t.TempDir(), Log: slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), log), nil))})
 	if err != nil {
 		t.Fatal(err)
@@ -229,22 +228,4 @@ func (r *running) reloaded(t *testing.T) {
 		}
 		time.Sleep(20 * time.Millisecond) // between two looks
 	}
-}
-
-// logText is a log that a test can look into.
-type logText struct {
-	mu   sync.Mutex // guards text
-	text bytes.Buffer
-}
-
-func (l *logText) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logText) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }

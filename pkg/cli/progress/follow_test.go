@@ -13,6 +13,7 @@ import (
 	"attentive.internal/pkg/cli/progress"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/event"
+	"attentive.internal/pkg/logtest"
 	"attentive.internal/pkg/queuetest"
 	attentivev1 "attentive.internal/proto/attentive/v1"
 	"github.com/google/go-cmp/cmp"
@@ -23,24 +24,6 @@ const jobID = "0b7c1d7e-4a53-4c6e-9d0f-6f1f0d6f3a10"
 
 func of(state attentivev1.JobState, text string) *attentivev1.JobEvent {
 	return &attentivev1.JobEvent{JobId: jobID, Destination: "acme", State: state, Text: text, Attempt: 1, Time: timestamppb.Now()}
-}
-
-// lockedBuffer may be read while it is written.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 func TestFollowTellsTheStory(t *testing.T) {
@@ -59,7 +42,7 @@ func TestFollowTellsTheStory(t *testing.T) {
 		e.Time = timestamppb.Now()
 		events.Publish(t.Context(), contract.Expand, e)
 	}
-	var out lockedBuffer
+	var out logtest.Buffer
 	seen := 0
 	last, err := progress.New(&out, progress.Style{}).Follow(t.Context(), conn, progress.Job{
 		Kind: contract.Expand, Destination: "acme", ID: jobID, Label: "attributes",
@@ -92,7 +75,7 @@ func TestFollowShowsHowFarItIs(t *testing.T) {
 	dead := of(attentivev1.JobState_JOB_STATE_DEAD_LETTERED, "no such object")
 	dead.Reason = "source_missing"
 	events.Publish(t.Context(), contract.Segment, dead)
-	var out lockedBuffer
+	var out logtest.Buffer
 	_, err := progress.New(&out, progress.Style{Live: true}).Follow(t.Context(), conn, progress.Job{
 		Kind: contract.Segment, Destination: "acme", ID: jobID, Rows: 1000,
 	})
@@ -112,7 +95,7 @@ func TestFollowSaysThatNobodyWorks(t *testing.T) {
 	conn := queuetest.Start(t).Conn(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
-	var out lockedBuffer
+	var out logtest.Buffer
 	ended := make(chan error, 1)
 	var work sync.WaitGroup
 	defer work.Wait()

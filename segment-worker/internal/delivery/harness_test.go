@@ -1,7 +1,6 @@
 package delivery_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +24,7 @@ import (
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/deadletter"
 	"attentive.internal/pkg/ledger"
+	"attentive.internal/pkg/logtest"
 	"attentive.internal/pkg/publish"
 	"attentive.internal/pkg/queuetest"
 	"attentive.internal/pkg/sftptest"
@@ -54,7 +54,7 @@ type place struct {
 	dead   *deadletter.Store
 	sftp   *sftptest.Server
 	dir    string
-	log    *buffer
+	log    *logtest.Buffer
 	now    func() time.Time // of workers put together by hand; nil for time.Now
 
 	// What the next configure writes, and where; set before.
@@ -116,7 +116,7 @@ func at(t *testing.T, s *queuetest.Server, destinations ...string) *place {
 	}
 	p := &place{
 		t: t, direct: s.URL, url: s.URL, conn: c, ledger: ledger.New(kv), client: publish.New(c), dead: deadletter.New(c, "test"),
-		sftp: sftptest.Start(t, sftptest.Config{}), dir: t.TempDir(), log: &buffer{},
+		sftp: sftptest.Start(t, sftptest.Config{}), dir: t.TempDir(), log: &logtest.Buffer{},
 		config: "relay.yaml", lease: patient, folder: sftptest.Folder, domain: "shop", identifier: "phone", columns: "phone: mobile", destinations: destinations,
 	}
 	p.host, p.port, p.hostKey = p.sftp.Host, p.sftp.Port, p.sftp.HostKeys[0]
@@ -205,24 +205,6 @@ func (p *place) start() (stop func()) {
 	})
 	p.t.Cleanup(stop)
 	return stop
-}
-
-// buffer is a log that is read while it is written.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // csv is an inline source of numbers 0 to n-1 of an area.
