@@ -118,8 +118,9 @@ type Retention struct {
 	Audiences time.Duration
 	// Rejects are rows that could not be sent. Default 30 days, from 1 day to 365.
 	Rejects time.Duration
-	// Ledger keeps what is known of a job that has ended, for as long as Audiences at
-	// least. Default 90 days, from 7 to 3650. A job that is published again after that is done again.
+	// Ledger keeps what is known of a job that has ended, for as long as Audiences
+	// at least. Default 90 days, from 7 to 3650. A job that is published again
+	// after that is done again.
 	Ledger time.Duration
 	// Actions of operators. Default 365 days, from 30 to 3650.
 	Actions time.Duration

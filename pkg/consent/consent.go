@@ -12,14 +12,15 @@
 //	    ▲              │ │
 //	    └── Abandon ───┘ └── GiveUp ──▶ unknown
 //
-// The entry of a person lives in the KV bucket attentive_consent under a keyed
-// hash of company, person, channel and type: whichever key or credential reaches
-// the company, and whichever destination asks. Of two operations the one published
+// The entry of a person lives in the KV bucket attentive_consent under a keyed hash
+// of company, person, channel and type: whichever key or credential reaches the
+// company, and whichever destination asks. Of two operations the one published
 // later is newer: that with the higher place in the stream of profiles, whose
-// sequences never begin anew; a row of a job counts as published when its job was. Changes are compare-and-set, and may be repeated when
-// their answer was lost. Two operations of one person meet here, also those of two
-// owners that reach one company with two keys: the later one finds the intent of the
-// earlier one, and waits until it is answered or has settled.
+// sequences never begin anew; a row of a job counts as published when its job was.
+// Changes are compare-and-set, and may be repeated when their answer was lost. Two
+// operations of one person meet here, also those of two owners that reach one
+// company with two keys: the later one finds the intent of the earlier one, and
+// waits until it is answered or has settled.
 package consent
 
 import (

@@ -15,8 +15,8 @@ const tallyPause = 100
 // Tally counts the letters that are stored, by kind, destination and reason. The
 // broker cannot: the reason is in a header. So letters are read without their data,
 // each once: new ones when they come, and all of them again after some were
-// removed, when and how often is bounded by what that takes; none is known at once. It is not safe for
-// concurrent use.
+// removed, when and how often is bounded by what that takes; none is known at once.
+// It is not safe for concurrent use.
 type Tally struct {
 	store *Store
 	kinds []contract.Kind

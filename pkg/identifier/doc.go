@@ -8,9 +8,9 @@
 // would reach somebody by a guess: those with an extension, and those spelled
 // with letters.
 //
-// An e-mail address is checked against the limits of RFC 5321 and written in
-// lower case, a domain of another script in its ASCII form. Nothing is looked up: a number or address that passes may still
-// belong to nobody.
+// An e-mail address is checked against the limits of RFC 5321 and written in lower
+// case, a domain of another script in its ASCII form. Nothing is looked up: a
+// number or address that passes may still belong to nobody.
 //
 // Everything here may be used by several goroutines at once.
 package identifier

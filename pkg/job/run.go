@@ -218,9 +218,9 @@ func (r *Run[J]) name() string {
 
 // Advance changes the ledger's entry, its history included, and then tells
 // upstream, text being one sentence for people. What change puts into the entry
-// must not hold personal data. It fails when somebody else has changed the entry: the job is theirs.
-// After any other failure the change may have been made or not; the attempt
-// ends with it, and the next one sees.
+// must not hold personal data. It fails when somebody else has changed the entry:
+// the job is theirs. After any other failure the change may have been made or not;
+// the attempt ends with it, and the next one sees.
 func (r *Run[J]) Advance(ctx context.Context, text string, change func(*ledger.Entry)) error {
 	r.step = text
 	if err := r.note(ctx, "", text, change); err != nil {

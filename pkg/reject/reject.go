@@ -2,9 +2,10 @@
 // reason, in the object store, where an operator finds them.
 //
 // What is kept is CSV with the columns group, row, reason and value. The value is
-// masked before it leaves the Writer, unless that keeps full values: enough to
-// find the row in its source, too little to know whom it is about. Rows go out in blocks of 128 KiB as they come, so
-// a Writer holds three blocks at most, whatever the number of rows.
+// masked before it leaves the Writer, unless that keeps full values: enough to find
+// the row in its source, too little to know whom it is about. Rows go out in blocks
+// of 128 KiB as they come, so a Writer holds three blocks at most, whatever the
+// number of rows.
 //
 // The object appears under its name when Close has succeeded, as a whole, in place
 // of the one that an earlier attempt left. A job without rejected rows leaves none. A

@@ -257,8 +257,8 @@ func named(owners *owner.Owner, pauses *pause.Board) func() ([]string, bool) {
 }
 
 // sweep gives up what no replica of the program has a name for, and removes what is
-// kept of old jobs, whenever the sweeper's lease is ours. The lease is no account to be shared: whoever has it
-// still takes as many accounts as the others.
+// kept of old jobs, whenever the sweeper's lease is ours. The lease is no account
+// to be shared: whoever has it still takes as many accounts as the others.
 func (r *runner) sweep(ctx context.Context, leases jetstream.KeyValue, p Parts, named func() ([]string, bool)) error {
 	name := "sweeper-" + r.program.Name
 	cfg := sweep.Config{Kinds: r.program.Kinds, Named: named, After: r.options.SweepAfter}

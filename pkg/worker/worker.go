@@ -2,14 +2,15 @@
 // configuration, connects to the broker, owns accounts, serves the ops address,
 // and stops everything in the order that loses nothing.
 //
-// A changed configuration takes effect by stopping the work and starting it
-// again under the new one; what was under way is finished or goes on from the
-// ledger. The replica keeps its share of the accounts meanwhile. A configuration with faults is reported and the old one stays in
-// force. The broker and the ops address are those of the first configuration.
+// A changed configuration takes effect by stopping the work and starting it again
+// under the new one; what was under way is finished or goes on from the ledger. The
+// replica keeps its share of the accounts meanwhile. A configuration with faults is
+// reported and the old one stays in force. The broker and the ops address are those
+// of the first configuration.
 //
 // /readyz tells whether the broker is connected and, as of a few seconds ago, has
-// all that the work needs as it has to be. It does not tell of a broken credential: that blocks one destination,
-// and a restart would not help.
+// all that the work needs as it has to be. It does not tell of a broken credential:
+// that blocks one destination, and a restart would not help.
 //
 // One replica of a program also gives up what no replica has a name for; see
 // package sweep.

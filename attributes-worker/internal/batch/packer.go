@@ -16,8 +16,9 @@
 // row. Who waits only for a batch is told to those who ask after batches, so that
 // it is asked after first: see [Jobs].
 //
-// Memory: the caller bounds the updates that are entered, by how many they are; what is held after that, some 50 bytes an identifier, is bounded by [Limits].Held:
-// nothing is taken beyond it.
+// Memory: the caller bounds the updates that are entered, by how many they are;
+// what is held after that, some 50 bytes an identifier, is bounded by
+// [Limits].Held: nothing is taken beyond it.
 package batch
 
 import (

@@ -145,9 +145,9 @@ func (d *Dispatcher) traced(ctx context.Context, p *Profile) (called bool, err e
 	return d.call(ctx, p)
 }
 
-// call waits for the profile's turn and lets the sender make its calls, and
-// reports whether it made one. They are not cut short when ctx ends: whether they had their effect would not be
-// known.
+// call waits for the profile's turn and lets the sender make its calls, and reports
+// whether it made one. They are not cut short when ctx ends: whether they had their
+// effect would not be known.
 func (d *Dispatcher) call(ctx context.Context, p *Profile) (called bool, err error) {
 	e := d.endpoint()
 	began := time.Now()

@@ -1,6 +1,6 @@
 // Package api plays Attentive's HTTP API: custom attributes, one by one and in
-// bulk, subscriptions and /v1/me, with the checks, scopes, limits and answers that Attentive publishes,
-// and the subscribers that follow from the calls.
+// bulk, subscriptions and /v1/me, with the checks, scopes, limits and answers that
+// Attentive publishes, and the subscribers that follow from the calls.
 //
 // The order of one call: it is recorded on arrival; it takes a place in the
 // sliding second of its key and endpoint; a scripted fault may delay, answer or

@@ -26,10 +26,11 @@ var errSource = errors.New("the source failed")
 // after the file was closed. It does not close r. When ctx ends, r.Read must
 // return; Put waits for it.
 //
-// When it fails and the connection still stands, the file is removed; after a
-// lost connection or the end of ctx an incomplete file may be left. An error of r keeps its class. A folder that is missing or may not be
-// written is Blocked (destination, folder_unusable), a server that takes no more
-// bytes, or keeps fewer than it has confirmed, Blocked (destination, storage_full).
+// When it fails and the connection still stands, the file is removed; after a lost
+// connection or the end of ctx an incomplete file may be left. An error of r keeps
+// its class. A folder that is missing or may not be written is Blocked
+// (destination, folder_unusable), a server that takes no more bytes, or keeps fewer
+// than it has confirmed, Blocked (destination, storage_full).
 func (s *Session) Put(ctx context.Context, name string, r io.Reader) (int64, error) {
 	what := fmt.Sprintf("put %q", name)
 	var stored int64
