@@ -9,13 +9,14 @@
 //	segment:  received ─▶ uploading ─▶ publishing ─▶ succeeded
 //	expand:   received ─▶ expanding ─▶ sending ────▶ succeeded
 //
-//	any but succeeded ─▶ dead_lettered ─(replay)─▶ received
+//	any that goes on ─▶ dead_lettered ─(replay)─▶ received
 //	any but succeeded ─▶ cancelled
+//	publishing ─(destination moved, nothing visible yet)─▶ uploading
 //
 // A segment job that is uploading starts over after a crash; one that is
-// publishing must be finished, because some of its files may be visible, unless
-// its destination is moved before any is: then it is uploading again. An
-// attributes job that is expanding goes on after its last checkpoint.
+// publishing must be finished, because some of its files may be visible, and is
+// cancelled by force only. An attributes job that is expanding goes on after its last
+// checkpoint.
 //
 // What happened to a job is told by its entry too, in [Entry.History]: a step is
 // written with the change that it tells of, so the two never differ, whatever
