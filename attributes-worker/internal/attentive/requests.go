@@ -19,11 +19,10 @@ const (
 // Type is what a subscription is for.
 type Type string
 
-// Types of subscriptions. CheckoutAbandoned can be left but not entered.
+// Types of subscriptions that can be entered.
 const (
-	Marketing         Type = "MARKETING"
-	Transactional     Type = "TRANSACTIONAL"
-	CheckoutAbandoned Type = "CHECKOUT_ABANDONED"
+	Marketing     Type = "MARKETING"
+	Transactional Type = "TRANSACTIONAL"
 )
 
 // User is the person a call is about.

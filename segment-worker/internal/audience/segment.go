@@ -97,15 +97,6 @@ type Counts struct {
 	Sent uint64
 }
 
-// RejectedTotal is how many rows were rejected.
-func (c Counts) RejectedTotal() uint64 {
-	var n uint64
-	for _, rows := range c.Rejected {
-		n += rows
-	}
-	return n
-}
-
 // Segment is a segment being made. It is used by one goroutine, but for Read.
 type Segment struct {
 	cfg    Config
