@@ -151,14 +151,13 @@ func duration(least, most time.Duration) func(value) time.Duration {
 func parseDuration(s string) (time.Duration, error) {
 	if days, ok := strings.CutSuffix(s, "d"); ok {
 		n, err := strconv.ParseUint(days, 10, 16) // 179 years at most
-		return time.Duration(n) * 24 * time.Hour, err
+		return time.Duration(n) * day, err
 	}
 	return time.ParseDuration(s)
 }
 
 // short writes a duration as people do: 7d, 1h, 1m.
 func short(d time.Duration) string {
-	const day = 24 * time.Hour
 	if d >= day && d%day == 0 {
 		return fmt.Sprintf("%dd", d/day)
 	}

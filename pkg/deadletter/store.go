@@ -160,7 +160,7 @@ func (s *Store) list(ctx context.Context, f Filter, size uint64, yield func(Lett
 		return err
 	}
 	defer func() {
-		// The broker removes it anyway, a minute later.
+		// The broker removes it anyway, listIdle later.
 		_ = stream.DeleteConsumer(context.WithoutCancel(ctx), consumer.CachedInfo().Name)
 	}()
 	// The client takes silence for the end of a batch: only the broker's own
