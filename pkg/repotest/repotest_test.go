@@ -28,6 +28,7 @@ func rules() []rule {
 		{"no six lines in both workers", sharedWindows},
 		{"top level", topLevel},
 		{"only listed metrics are named", usedMetrics},
+		{"READMEs lead somewhere", readmes},
 	}
 }
 
@@ -160,6 +161,12 @@ func TestRules(t *testing.T) {
 			"deploy/grafana/a.json":               "relay_wait_seconds_bucket relay_jobs_total_bucket",
 			"deploy/README.md":                    "`relay_job` is 0",
 		}, []string{"deploy/README.md: relay_job", "deploy/grafana/a.json: relay_jobs_total_bucket", "deploy/prometheus/rules.yml: relay_job_total"}},
+		{"links and tests that are not there", readmes, map[string]string{
+			"README.md":       "# Top\n[a](a/README.md#the-part) [b](a/gone.go) [c](#top) [d](a/README.md#none) [e](https://example.com/x#y) `TestIt/one` `TestGone`\n",
+			"a/README.md":     "# A\n## The `part`\n[up](../README.md) [here](.)\n",
+			"a/a_test.go":     "package a\nfunc TestIt() {}\n",
+			"a/notes/more.md": "[nothing](nowhere.md)\n",
+		}, []string{"README.md: TestGone", "README.md: a/README.md#none", "README.md: a/gone.go"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

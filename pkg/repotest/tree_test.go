@@ -27,6 +27,8 @@ type tree struct {
 	code []*file
 	// text holds every other file that a rule reads, by path.
 	text map[string]string
+	// paths are those of all files and directories, but for names that begin with a dot.
+	paths map[string]bool
 }
 
 // file is one hand-written Go file.
@@ -77,8 +79,11 @@ func (t *tree) add(name, source string) error {
 // treeOf makes a tree of the given files, for the tests of the rules.
 func treeOf(t *testing.T, files map[string]string) *tree {
 	t.Helper()
-	made := &tree{fset: token.NewFileSet(), text: make(map[string]string)}
+	made := &tree{fset: token.NewFileSet(), text: make(map[string]string), paths: make(map[string]bool)}
 	for name, source := range files {
+		for dir := name; dir != "."; dir = path.Dir(dir) {
+			made.paths[dir] = true
+		}
 		top, _, _ := strings.Cut(name, "/")
 		if !slices.Contains(made.top, top) {
 			made.top = append(made.top, top)
@@ -99,7 +104,7 @@ func workspace(t *testing.T) *tree {
 	if err != nil {
 		t.Fatal(err)
 	}
-	read := &tree{fset: token.NewFileSet(), text: make(map[string]string)}
+	read := &tree{fset: token.NewFileSet(), text: make(map[string]string), paths: make(map[string]bool)}
 	entries, err := os.ReadDir(root)
 	if err != nil {
 		t.Fatal(err)
@@ -118,11 +123,13 @@ func workspace(t *testing.T) *tree {
 		}
 		rel = filepath.ToSlash(rel)
 		if d.IsDir() {
-			if rel != "." && strings.HasPrefix(d.Name(), ".") {
+			if rel != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "node_modules") {
 				return fs.SkipDir
 			}
+			read.paths[rel] = true
 			return nil
 		}
+		read.paths[rel] = true
 		isGo := strings.HasSuffix(rel, ".go") && !strings.Contains(rel, "testdata/")
 		if !isGo && !textFiles.MatchString(rel) {
 			return nil
