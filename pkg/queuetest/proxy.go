@@ -43,7 +43,7 @@ func StartProxy(t testing.TB, url string) *Proxy {
 		limit:  math.MaxInt64,
 		conns:  make(map[net.Conn]struct{}),
 	}
-	p.work.Go(func() { p.serve(l) })
+	p.work.Go(func() { accept(l, p.target, p.serve) })
 	t.Cleanup(func() {
 		if err := l.Close(); err != nil {
 			t.Errorf("close proxy: %v", err)
@@ -123,7 +123,19 @@ func reset(c net.Conn) {
 	_ = c.Close()
 }
 
-func (p *Proxy) serve(l net.Listener) {
+func (p *Proxy) serve(client, server net.Conn) {
+	if !p.admit(client, server) {
+		reset(client)
+		reset(server)
+		return
+	}
+	p.work.Go(func() { p.pipe(client, server, &answers{p, client}) })
+	p.work.Go(func() { p.pipe(server, client, &requests{p, server}) })
+}
+
+// accept calls serve with each client, and a connection to the server for it, until
+// l is closed. A client whose server is away is cut.
+func accept(l net.Listener, target string, serve func(client, server net.Conn)) {
 	for {
 		client, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -132,18 +144,12 @@ func (p *Proxy) serve(l net.Listener) {
 		if err != nil {
 			continue
 		}
-		server, err := net.Dial("tcp", p.target)
+		server, err := net.Dial("tcp", target)
 		if err != nil {
 			reset(client)
 			continue
 		}
-		if !p.admit(client, server) {
-			reset(client)
-			reset(server)
-			continue
-		}
-		p.work.Go(func() { p.pipe(client, server, &answers{p, client}) })
-		p.work.Go(func() { p.pipe(server, client, &requests{p, server}) })
+		serve(client, server)
 	}
 }
 

@@ -2,8 +2,6 @@ package queuetest
 
 import (
 	"bufio"
-	"context"
-	"errors"
 	"io"
 	"net"
 	"strconv"
@@ -61,7 +59,7 @@ type Trip struct {
 // StartTripwire runs a tripwire to the server at url until the end of the test.
 func StartTripwire(t testing.TB, url string, trip Trip) *Tripwire {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +72,7 @@ func StartTripwire(t testing.TB, url string, trip Trip) *Tripwire {
 		at:     trip.At,
 		conns:  make(map[net.Conn]struct{}),
 	}
-	w.work.Go(func() { w.serve(t.Context(), l) })
+	w.work.Go(func() { accept(l, w.target, w.serve) })
 	t.Cleanup(func() {
 		if err := l.Close(); err != nil {
 			t.Errorf("close tripwire: %v", err)
@@ -102,45 +100,40 @@ func (w *Tripwire) Seen() int {
 	return w.seen
 }
 
-func (w *Tripwire) serve(ctx context.Context, l net.Listener) {
-	for {
-		client, err := l.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			continue
-		}
-		server, err := (&net.Dialer{}).DialContext(ctx, "tcp", w.target)
-		if err != nil {
-			reset(client)
-			continue
-		}
-		w.mu.Lock()
-		if w.over {
-			reset(client)
-			reset(server)
-		}
-		w.conns[client], w.conns[server] = struct{}{}, struct{}{}
-		w.mu.Unlock()
-		back := &gate{to: client}
-		w.work.Go(func() {
-			_, _ = io.Copy(back, server) // every way of ending means the same
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			delete(w.conns, client)
-			delete(w.conns, server)
-			reset(client)
-			reset(server)
-		})
-		w.work.Go(func() {
-			w.forward(client, server, back)
-			back.shut.Store(true)
-			reset(client)
-			// The server is to read what it was sent, and then ends the connection.
-			_ = server.(*net.TCPConn).CloseWrite()
-		})
+func (w *Tripwire) serve(client, server net.Conn) {
+	if !w.admit(client, server) {
+		reset(client)
+		reset(server)
+		return
 	}
+	back := &gate{to: client}
+	w.work.Go(func() {
+		_, _ = io.Copy(back, server) // every way of ending means the same
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.conns, client)
+		delete(w.conns, server)
+		reset(client)
+		reset(server)
+	})
+	w.work.Go(func() {
+		w.forward(client, server, back)
+		back.shut.Store(true)
+		reset(client)
+		// The server is to read what it was sent, and then ends the connection.
+		_ = server.(*net.TCPConn).CloseWrite()
+	})
+}
+
+// admit remembers both connections, unless none is admitted any more.
+func (w *Tripwire) admit(client, server net.Conn) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over {
+		return false
+	}
+	w.conns[client], w.conns[server] = struct{}{}, struct{}{}
+	return true
 }
 
 // gate is the way back to a client, until it is shut.
