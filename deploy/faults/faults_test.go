@@ -63,7 +63,7 @@ func everything() plant.Layout {
 			{{ID: "att-d"}},
 			{{ID: "att-e", Bulk: true}},
 		},
-		Ceilings: plant.Ceilings{Attributes: 30, Bulk: 10, Subscribe: 8, Unsubscribe: 4},
+		Ceilings: plant.Ceilings{Attributes: 30, Bulk: 10, BulkStatus: 12, Subscribe: 8, Unsubscribe: 4},
 	}
 }
 

@@ -19,6 +19,15 @@ func effective(c plant.Ceilings) map[string]int {
 	}
 }
 
+// limited are the calls that have a limit.
+func limited(c plant.Ceilings) map[string]int {
+	all := effective(c)
+	if c.BulkStatus > 0 {
+		all[string(api.BulkStatus)] = c.BulkStatus
+	}
+	return all
+}
+
 type endpoint struct {
 	account int
 	call    string
@@ -30,15 +39,16 @@ type endpoint struct {
 // into one second are allowed. Were there two owners, or an owner that catches
 // up with what it has missed, there would be more by far.
 func (v *Verdict) rates(e Evidence) {
+	limits := limited(e.Ceilings)
 	times := make(map[endpoint][]time.Time)
 	for _, s := range e.Sends {
-		if _, ok := effective(e.Ceilings)[s.Call]; ok {
+		if limits[s.Call] > 0 {
 			times[endpoint{s.Account, s.Call}] = append(times[endpoint{s.Account, s.Call}], s.At)
 		}
 	}
 	for of, at := range times {
 		slices.SortFunc(at, time.Time.Compare)
-		most := int(math.Ceil(0.995 * float64(effective(e.Ceilings)[of.call]) * (1 + tolerated.Seconds())))
+		most := int(math.Ceil(0.995 * float64(limits[of.call]) * (1 + tolerated.Seconds())))
 		for i := most; i < len(at); i++ {
 			took := at[i].Sub(at[i-most])
 			if took+standstill(e.Stalls, at[i-most], at[i]) < time.Second {

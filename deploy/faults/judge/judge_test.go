@@ -59,7 +59,7 @@ func newWorld() *world {
 	w.asks(api.Subscribe)
 	w.is(api.Active)
 	w.Accounts = []string{"api-1"}
-	w.Ceilings = plant.Ceilings{Attributes: 10, Bulk: 2, Subscribe: 2, Unsubscribe: 1}
+	w.Ceilings = plant.Ceilings{Attributes: 10, Bulk: 2, BulkStatus: 2, Subscribe: 2, Unsubscribe: 1}
 	w.Tenures = []plant.Tenure{
 		{At: at(0), Replica: "one", Account: "api-1", Epoch: 1},
 		{At: at(time.Minute), Replica: "two", Account: "api-1", Epoch: 2},
@@ -147,6 +147,13 @@ func (w *world) is(s api.Status) {
 
 func (w *world) send(replica string, after time.Duration) {
 	w.Sends = append(w.Sends, plant.Send{At: at(after), Replica: replica, Call: string(api.SetAttributes)})
+}
+
+// calls sends calls, a tenth of a second apart.
+func (w *world) calls(e api.Endpoint, n int) {
+	for i := range n {
+		w.Sends = append(w.Sends, plant.Send{At: at(time.Duration(10+i) * 100 * time.Millisecond), Replica: "one", Call: string(e)})
+	}
 }
 
 func (w *world) lease(after time.Duration, value string) {
@@ -237,11 +244,9 @@ func TestJudge(t *testing.T) {
 			w.kept(1100*time.Millisecond, "a")
 		}, judge.Order, "before update 1, in batch 0, had taken effect"},
 		{"a batch has too many rows", func(_ *testing.T, w *world) { w.batch(slices.Repeat([]int{2}, 257)...) }, judge.Rate, "has 257 rows"},
-		{"too many batches in a second", func(_ *testing.T, w *world) {
-			for i := range 4 {
-				w.Sends = append(w.Sends, plant.Send{At: at(time.Duration(10+i) * 100 * time.Millisecond), Replica: "one", Call: string(api.BulkAttributes)})
-			}
-		}, judge.Rate, "4 calls within 300ms"},
+		{"too many batches in a second", func(_ *testing.T, w *world) { w.calls(api.BulkAttributes, 4) }, judge.Rate, "4 calls within 300ms"},
+		{"too many questions after batches in a second", func(_ *testing.T, w *world) { w.calls(api.BulkStatus, 4) }, judge.Rate, "4 calls within 300ms"},
+		{"as many questions after batches as there may be", func(_ *testing.T, w *world) { w.calls(api.BulkStatus, 3) }, "", ""},
 		{"a subscribe is repeated", func(_ *testing.T, w *world) { w.asks(api.Subscribe) }, judge.Twice, "subscribe of " + bob},
 		{"equal wishes in a row are one", func(_ *testing.T, w *world) {
 			w.wants(load.Subscribe)

@@ -33,8 +33,9 @@ type Destination struct {
 	Bulk bool
 }
 
-// Ceilings are calls a second; those of Bulk are needed where a destination is.
-type Ceilings struct{ Attributes, Bulk, Subscribe, Unsubscribe int }
+// Ceilings are calls a second; those of Bulk are needed where a destination is. Zero
+// means what Attentive has published.
+type Ceilings struct{ Attributes, Bulk, BulkStatus, Subscribe, Unsubscribe int }
 
 // The template of every destination, and the columns that it knows.
 const (
@@ -114,7 +115,9 @@ func (p *Plant) yaml(l Layout, r *Replica) string {
 
 func (c Ceilings) yaml() string {
 	var all []string
-	for name, n := range map[string]int{"attributes": c.Attributes, "bulk": c.Bulk, "subscribe": c.Subscribe, "unsubscribe": c.Unsubscribe} {
+	for name, n := range map[string]int{
+		"attributes": c.Attributes, "bulk": c.Bulk, "bulk_status": c.BulkStatus, "subscribe": c.Subscribe, "unsubscribe": c.Unsubscribe,
+	} {
 		if n > 0 {
 			all = append(all, fmt.Sprintf("%s: %d", name, n))
 		}

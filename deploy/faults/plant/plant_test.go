@@ -13,6 +13,7 @@ import (
 
 	"attentive.internal/deploy/faults/wire"
 	"attentive.internal/pkg/config"
+	"attentive.internal/pkg/sandbox/api"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -105,6 +106,7 @@ func TestSends(t *testing.T) {
 		"POST /v1/attributes/custom HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token-1\r\n\r\n{}",
 		"GET /v1/subscriptions?phone=%2B1 HTTP/1.1\r\nAuthorization: Bearer token-0\r\n\r\n",
 		"POST /v1/subscriptions HTTP/1.1\r\nAuthorization: Bearer other\r\n\r\n",
+		"GET /v2/bulk/job/batch-1 HTTP/1.1\r\nAuthorization: Bearer token-0\r\n\r\n",
 		"the rest of a body\r\n\r\n",
 		"POST /v1/subscriptions HTTP/1.1\r\nHost: x\r\n", // the head goes on
 	} {
@@ -114,6 +116,7 @@ func TestSends(t *testing.T) {
 		{now, "one", "POST /v1/attributes/custom", 1},
 		{now, "one", "GET /v1/subscriptions", 0},
 		{now, "one", "POST /v1/subscriptions", -1},
+		{now, "one", string(api.BulkStatus), 0},
 	}
 	if diff := cmp.Diff(want, p.Sends()); diff != "" {
 		t.Errorf("sends (-want +got):\n%s", diff)

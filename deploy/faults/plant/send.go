@@ -11,11 +11,14 @@ import (
 type Send struct {
 	At      time.Time
 	Replica string
-	// Call is method and path.
+	// Call is method and path, as the API names the endpoint.
 	Call string
 	// Account is the index of the API key in the layout.
 	Account int
 }
+
+// bulkJob is followed by the id of a batch.
+const bulkJob = "/v2/bulk/job/"
 
 // sent takes notes of a piece in which a call begins. The worker writes the head
 // of a call at once, and one call at a time to a connection.
@@ -30,6 +33,9 @@ func (p *Plant) sent(r *Replica, at time.Time, piece []byte) {
 		return
 	}
 	path, _, _ := strings.Cut(words[1], "?")
+	if _, ok := strings.CutPrefix(path, bulkJob); ok {
+		path = bulkJob + "{id}"
+	}
 	s := Send{At: at, Replica: r.Name, Call: words[0] + " " + path, Account: -1}
 	for field := range strings.SplitSeq(fields, "\r\n") {
 		if value, ok := strings.CutPrefix(field, "Authorization: Bearer "); ok {
