@@ -287,3 +287,30 @@ func TestLeaseThatIsLostBetweenRenames(t *testing.T) {
 	p.reaches(id, ledger.Succeeded)
 	p.onceEach(id)
 }
+
+// TestFolderThatIsGoneWhileAJobIsPublished: that no temporary file is there says
+// nothing then. The job waits, and is finished once the folder is back.
+func TestFolderThatIsGoneWhileAJobIsPublished(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	p.refuse(sftptest.OpRename, sftp.ErrSSHFxOpUnsupported)
+	stop := p.start()
+	id := p.three()
+	p.blocked(id, "misconfigured", "")
+	stop()
+	folder := p.sftp.Path(sftptest.Folder)
+	if err := os.Rename(folder, folder+".away"); err != nil {
+		t.Fatal(err)
+	}
+	p.sftp.Intercept(nil)
+	p.start()
+	p.blocked(id, "folder_unusable", "")
+	if got := p.entry(id).State; got != ledger.Publishing {
+		t.Errorf("the job is %s, want publishing", got)
+	}
+	if err := os.Rename(folder+".away", folder); err != nil {
+		t.Fatal(err)
+	}
+	p.reaches(id, ledger.Succeeded)
+	p.onceEach(id)
+}
