@@ -68,10 +68,10 @@ func TestEveryRowIsStoredOnceWhereverTheWorkIsStopped(t *testing.T) {
 			r := newRig(t)
 			source := r.put("a.csv", rows(manyRows))
 			for n := range checkpoints {
-				reached := r.watch(n + 1)
+				awaitCheckpoint := r.watch(n + 1)
 				w := r.work(options{url: r.server.URL})
 				id := r.send(source)
-				<-reached
+				awaitCheckpoint()
 				tt.stop(r, w)
 				w.stop()
 				next := r.work(options{})

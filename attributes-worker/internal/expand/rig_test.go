@@ -140,6 +140,7 @@ type options struct {
 	url         string // instead of the broker's own
 	destination *config.Destination
 	ahead       int
+	through     func(jetstream.JetStream) jetstream.JetStream // what the expander uses instead of the broker's own
 }
 
 // work starts a worker, which the end of the test stops.
@@ -174,6 +175,9 @@ func (r *rig) work(o options) *worker {
 		Rejects:     rejects,
 		Metrics:     m,
 		Sending:     func(id string) { w.sending <- id },
+	}
+	if o.through != nil {
+		x.JS = o.through(conn.JS)
 	}
 	runner := &job.Runner[*attentivev1.AttributesJob]{
 		Kind:        contract.Expand,
@@ -355,9 +359,9 @@ func (r *rig) wantStored(job string, want int) error {
 	return nil
 }
 
-// watch returns a channel that is closed once the n-th checkpoint from now on
-// was sent to the broker.
-func (r *rig) watch(n int) <-chan struct{} {
+// watch returns what waits until the n-th checkpoint from now on was sent to the
+// broker.
+func (r *rig) watch(n int) (await func()) {
 	r.t.Helper()
 	reached := make(chan struct{})
 	seen := 0
@@ -375,7 +379,14 @@ func (r *rig) watch(n int) <-chan struct{} {
 	if err := r.conn.NC.Flush(); err != nil {
 		r.t.Fatal(err)
 	}
-	return reached
+	return func() {
+		r.t.Helper()
+		select {
+		case <-reached:
+		case <-time.After(time.Minute):
+			r.t.Fatalf("checkpoint %d is not sent", n)
+		}
+	}
 }
 
 // backlog makes the queue of attributes, with n profiles waiting in it.

@@ -1,0 +1,70 @@
+package expand_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/ledger"
+)
+
+// heldUp is what an expander says to the stream of profiles, when it is held up
+// before.
+type heldUp struct {
+	jetstream.JetStream
+	before func()
+}
+
+func (h heldUp) Stream(ctx context.Context, name string) (jetstream.Stream, error) {
+	h.before()
+	return h.JetStream.Stream(ctx, name)
+}
+
+func (h heldUp) Conn() *nats.Conn {
+	h.before()
+	return h.JetStream.Conn()
+}
+
+// A worker is held up as soon as the ledger says that it expands a job, until another
+// one has stored all rows, and has removed the checkpoints that would show it. What it
+// does afterwards stores nothing.
+func TestAWorkerThatIsHeldUpStoresNothing(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	kv, err := r.conn.JS.KeyValue(t.Context(), broker.BucketLedger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var once sync.Once
+	var id string
+	published, overtaken := make(chan struct{}), make(chan struct{})
+	first := r.work(options{through: func(js jetstream.JetStream) jetstream.JetStream {
+		return heldUp{js, func() {
+			<-published
+			record, ok, err := ledger.New(kv).Find(t.Context(), contract.Expand, acme, id)
+			if err != nil || !ok || record.Entry().State != ledger.Expanding {
+				return
+			}
+			once.Do(func() {
+				r.work(options{}).sent()
+				close(overtaken)
+			})
+		}}
+	}})
+	id = r.send(r.put("a.csv", rows(cutRows)))
+	close(published)
+	if got := first.sent(); got != id { // it finds in the ledger that all is stored
+		t.Errorf("job %s is sent, want %s", got, id)
+	}
+	select {
+	case <-overtaken:
+	default:
+		t.Error("the worker was not held up")
+	}
+	r.complete(id, cutRows)
+}
