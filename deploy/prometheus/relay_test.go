@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	"attentive.internal/deploy/allinone/stage"
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/deadletter"
@@ -45,6 +47,15 @@ type relay struct {
 	said      bytes.Buffer // by the commands
 }
 
+// holdWellKnown keeps the broker from its well-known address, where a worker that
+// somebody has left running would find it and take accounts of its own.
+func holdWellKnown(t *testing.T) {
+	t.Helper()
+	if l, err := net.Listen("tcp", stage.WellKnown().Broker); err == nil { // else it is taken already
+		t.Cleanup(func() { l.Close() })
+	}
+}
+
 // startRelay builds the programs and starts the demo; its jobs may still be
 // under way.
 func startRelay(t *testing.T) *relay {
@@ -57,6 +68,7 @@ func startRelay(t *testing.T) *relay {
 		"attentive.internal/attributes-worker/cmd/attributes-worker").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
+	holdWellKnown(t)
 	r.process = start(t, r.dir, "env", "OTEL_EXPORTER_OTLP_ENDPOINT="+r.collector.URL, "OTEL_BSP_SCHEDULE_DELAY=200",
 		filepath.Join(r.dir, "allinone"), "demo", "--serve", "--rows", "300", "--profiles", "300", "--data", r.data)
 	await(t, "the all-in-one's addresses", func() error {
