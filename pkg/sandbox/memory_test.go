@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"syscall"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,15 +38,31 @@ func TestMemoryStaysSmall(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	peak := peakMiB(t, process.Process.Pid)
 	if err := process.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
 	if err := process.Wait(); err != nil {
 		t.Errorf("the process ended with %v", err)
 	}
-	peak := process.ProcessState.SysUsage().(*syscall.Rusage).Maxrss >> 10
 	t.Logf("peak RSS %d MiB", peak)
 	if peak > 100 {
 		t.Errorf("peak RSS %d MiB, want at most 100", peak)
 	}
+}
+
+// peakMiB returns the peak of a running process. What the system says of one that has
+// ended begins with the memory of who started it: this test's.
+func peakMiB(t *testing.T, pid int) int {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, peak, _ := strings.Cut(string(status), "\nVmHWM:")
+	var kib int
+	if _, err := fmt.Sscan(peak, &kib); err != nil {
+		t.Fatalf("%v in:\n%s", err, status)
+	}
+	return kib >> 10
 }
