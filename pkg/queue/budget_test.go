@@ -1,6 +1,7 @@
 package queue_test
 
 import (
+	stdcmp "cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -102,6 +103,55 @@ func TestAFullBudgetOutlivesALoss(t *testing.T) {
 	p.Cut()
 	for i := 1; i <= messages; i++ {
 		ack(t, w.expect(i, i)...)
+	}
+}
+
+// The consumer or its stream vanishes while a queue has no room to ask for more, so
+// that the broker tells it nothing. What it holds is acknowledged, and it goes on.
+func TestAConsumerVanishesWhileTheBudgetIsFull(t *testing.T) {
+	t.Parallel()
+	const limit, bytes, messages = 16 << 10, 1 << 10, 100
+	tests := []struct {
+		name   string
+		vanish func(t *testing.T, c *broker.Conn)
+		next   int // that is handed over then; zero: the one behind those that were held
+	}{
+		{"consumer", func(t *testing.T, c *broker.Conn) {
+			if err := c.JS.DeleteConsumer(t.Context(), broker.StreamProfiles, broker.ConsumerName(kind, destination)); err != nil {
+				t.Fatal(err)
+			}
+		}, 0},
+		{"stream", func(t *testing.T, c *broker.Conn) {
+			if err := c.JS.DeleteStream(t.Context(), broker.StreamProfiles); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Ensure(t.Context(), broker.Settings{}); err != nil {
+				t.Fatal(err)
+			}
+			store(t, c, destination, messages, bytes)
+		}, 1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			c := queuetest.Start(t).Conn(t)
+			store(t, c, destination, messages, bytes)
+			budget := queue.NewBudget(limit)
+			w := startWith(t, c, queue.Config{Slots: 1 << 10, Budget: budget})
+			held := 0
+			eventually(t, "it holds what it can get", func() bool { return budget.Used() >= limit/2 })
+			eventually(t, "it asks for no more", func() bool {
+				now := info(t, c)
+				held = now.NumAckPending
+				return now.NumWaiting == 0 && held == len(w.messages)
+			})
+			list := w.expect(1, held)
+			tt.vanish(t, c)
+			ack(t, list...)
+			for i := stdcmp.Or(tt.next, held+1); i <= messages; i++ {
+				ack(t, w.expect(i, i)...)
+			}
+		})
 	}
 }
 

@@ -2,8 +2,11 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"attentive.internal/pkg/backoff"
 )
@@ -21,7 +24,9 @@ const (
 
 // compare ends s when the broker has delivered to somebody else, an earlier
 // owner that cannot say that it is none any more. The next delivery would show
-// the gap; this is for when none comes.
+// the gap; this is for when none comes. And it ends s when the consumer or its
+// stream is gone, of which only those hear who ask for messages: a session without
+// room for more would wait for ever for room that acknowledgements make.
 func (c *Consumer) compare(ctx context.Context, s *session) {
 	began := time.Now()
 	for {
@@ -37,6 +42,10 @@ func (c *Consumer) compare(ctx context.Context, s *session) {
 			continue
 		}
 		consumer, err := s.stream.Consumer(ctx, c.name())
+		if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+			s.fail(fmt.Errorf("consumer %q: %w", c.name(), err))
+			return
+		}
 		if err != nil {
 			continue // the session hears of it in other ways
 		}
