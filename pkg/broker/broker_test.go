@@ -263,6 +263,32 @@ func TestLostAndBack(t *testing.T) {
 	}
 }
 
+// A broker that stands still, while more is sent than the buffers on the way to it
+// take, is given up like one that answers no ping.
+func TestAStuckConnectionIsGivenUp(t *testing.T) {
+	t.Parallel()
+	p := queuetest.StartProxy(t, queuetest.Start(t).URL)
+	c := queuetest.Connect(t, p.URL)
+	lost := c.Lost()
+	p.Freeze()
+	began := time.Now()
+	for data, stuck := make([]byte, 512<<10), true; stuck; {
+		select {
+		case <-lost:
+			stuck = false
+		default:
+			_ = c.NC.Publish("elsewhere", data) // fails when its time is up
+		}
+	}
+	if took := time.Since(began); took > 45*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	p.Thaw()
+	if err := c.Await(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestEnsureThenCheckAgree(t *testing.T) {
 	t.Parallel()
 	c := queuetest.Connect(t, queuetest.Start(t).URL)

@@ -29,6 +29,11 @@ const (
 	// A connection that answers no ping for two intervals is given up, well
 	// within a lease of the default length.
 	pingInterval = 4 * time.Second
+	pingsMissed  = 2
+	// So is one that takes no more, in so long, of what is sent. While the client
+	// library writes it does nothing else: no ping is missed, and requests are not
+	// sent, whatever their contexts say.
+	writeTimeout = pingsMissed * pingInterval
 	// The pauses between attempts to connect double from the first to the last.
 	firstReconnectWait = 50 * time.Millisecond
 	lastReconnectWait  = 2 * time.Second
@@ -133,7 +138,9 @@ func (c *Conn) natsOptions(opt Options) []nats.Option {
 		nats.IgnoreAuthErrorAbort(),
 		nats.CustomReconnectDelay(reconnectDelay),
 		nats.PingInterval(pingInterval),
-		nats.MaxPingsOutstanding(2),
+		nats.MaxPingsOutstanding(pingsMissed),
+		nats.FlusherTimeout(writeTimeout),
+		nats.ReconnectOnFlusherError(),
 		nats.ConnectHandler(func(*nats.Conn) { c.connected() }),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			c.log.Info("broker connection is back", "server", nc.ConnectedServerName())

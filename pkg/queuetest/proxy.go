@@ -25,8 +25,9 @@ type Proxy struct {
 	down  bool
 	deaf  bool
 	lag   time.Duration
-	sent  int64 // by clients
-	limit int64 // of sent, at which all is cut once
+	thaw  chan struct{} // closed unless it stands still
+	sent  int64         // by clients
+	limit int64         // of sent, at which all is cut once
 	conns map[net.Conn]struct{}
 }
 
@@ -41,14 +42,17 @@ func StartProxy(t testing.TB, url string) *Proxy {
 		URL:    "nats://" + l.Addr().String(),
 		target: strings.TrimPrefix(url, "nats://"),
 		limit:  math.MaxInt64,
+		thaw:   make(chan struct{}),
 		conns:  make(map[net.Conn]struct{}),
 	}
+	close(p.thaw)
 	p.work.Go(func() { accept(l, p.target, p.serve) })
 	t.Cleanup(func() {
 		if err := l.Close(); err != nil {
 			t.Errorf("close proxy: %v", err)
 		}
 		p.Down()
+		p.Thaw()
 		p.work.Wait()
 	})
 	return p
@@ -105,6 +109,33 @@ func (p *Proxy) Lag(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.lag = d
+}
+
+// Freeze takes nothing from either side until [Proxy.Thaw], as a machine that is
+// stopped or cut off: what is sent fills the buffers, and then nobody can send any
+// more. Connections are still made.
+func (p *Proxy) Freeze() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.thaw = make(chan struct{})
+}
+
+// Thaw has all that was sent to a frozen proxy pass.
+func (p *Proxy) Thaw() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.thaw:
+	default:
+		close(p.thaw)
+	}
+}
+
+// frozen returns what is closed when the proxy does not stand still.
+func (p *Proxy) frozen() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.thaw
 }
 
 func (p *Proxy) cut() {
@@ -225,6 +256,7 @@ func (p *Proxy) pipe(dst, src net.Conn, w io.Writer) {
 	for {
 		buf := make([]byte, 32<<10)
 		n, err := src.Read(buf)
+		<-p.frozen()
 		p.mu.Lock()
 		lag := p.lag
 		p.mu.Unlock()

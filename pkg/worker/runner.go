@@ -66,14 +66,21 @@ func (r *runner) gather() ([]*dto.MetricFamily, error) {
 	return registry.Gather()
 }
 
-// ready says what /readyz does.
+// ready says what /readyz does. It waits for nobody, least of all for a connection
+// that is stuck.
 func (r *runner) ready() error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.conn != nil && !r.conn.NC.IsConnected() {
-		return errors.New("the connection to the broker is lost; it comes back by itself")
+	conn, unready := r.conn, r.unready
+	r.mu.Unlock()
+	if conn == nil {
+		return unready
 	}
-	return r.unready
+	select {
+	case <-conn.Lost():
+		return errors.New("the connection to the broker is lost; it comes back by itself")
+	default:
+		return unready
+	}
 }
 
 // set makes err what ready returns, while there is a connection.

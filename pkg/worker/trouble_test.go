@@ -43,8 +43,9 @@ type mill struct {
 	stop   func() // of the worker
 
 	hold sync.RWMutex // held for writing: no job gets anywhere
-	mu   sync.Mutex   // guards ends
+	mu   sync.Mutex   // guards the rest
 	ends map[string]int
+	own  *broker.Conn // the worker's
 }
 
 // newMill returns a mill that has begun to work at a broker of one server.
@@ -96,6 +97,9 @@ func (m *mill) replicas() int {
 
 // grind is the Work of the mill.
 func (m *mill) grind(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.Tenure) error {
+	m.mu.Lock()
+	m.own = p.Conn
+	m.mu.Unlock()
 	return p.Destinations(ctx, a, tenure, func(ctx context.Context, d config.Destination, tenure *owner.Tenure) error {
 		r := &job.Runner[*attentivev1.SegmentJob]{
 			Kind: contract.Segment, Destination: d.ID, New: func() *attentivev1.SegmentJob { return &attentivev1.SegmentJob{} },
@@ -494,6 +498,49 @@ func TestTroubleLateBroker(t *testing.T) {
 			t.Errorf("the log says that %s:\n%s", trouble, log)
 		}
 	}
+}
+
+// TestTroubleStuckBroker: the broker stands still while so much is sent to it that
+// nothing more can be. Readiness is told meanwhile, and in time.
+func TestTroubleStuckBroker(t *testing.T) {
+	t.Parallel()
+	m := newMill(t, "a: u1")
+	m.goesOn("a")
+	m.mu.Lock()
+	own := m.own
+	m.mu.Unlock()
+	lost := own.Lost()
+	m.proxy.Freeze()
+	var sending sync.WaitGroup
+	defer sending.Wait()
+	sending.Go(func() {
+		for data := make([]byte, 512<<10); ; {
+			select {
+			case <-lost:
+				return
+			default:
+				_ = own.NC.Publish("elsewhere", data) // fails when its time is up
+			}
+		}
+	})
+	for stuck := true; stuck; {
+		began := time.Now()
+		if status, _ := m.get("/readyz"); status == 0 {
+			t.Error("/readyz does not answer")
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("the answer of /readyz took %v", took)
+		}
+		select {
+		case <-lost:
+			stuck = false
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	m.readiness(503, "")
+	m.proxy.Thaw()
+	m.readiness(200, "ready")
+	m.goesOn("a")
 }
 
 // TestTroubleInACluster: leaders change, and a server dies and comes back, while
