@@ -38,6 +38,8 @@ const (
 	lookEvery = time.Second
 	// lookTimeout bounds one look.
 	lookTimeout = 10 * time.Second
+	// eventTimeout bounds what is asked about events, which hold nothing up.
+	eventTimeout = 2 * time.Second
 	// retellFor is how old an end may be that is told again: an owner that was gone
 	// for longer is no news to anybody.
 	retellFor = 24 * time.Hour
@@ -106,13 +108,14 @@ func (w *Watch) Run(ctx context.Context) error {
 // begin finds the streams, and the jobs in the ledger.
 func (w *Watch) begin(ctx context.Context) error {
 	var streams []jetstream.Stream
-	for _, name := range []string{broker.StreamProfiles, broker.StreamDead, broker.StreamEvents} {
+	for _, name := range []string{broker.StreamProfiles, broker.StreamDead} {
 		stream, err := w.Conn.JS.Stream(ctx, name)
 		if err != nil {
 			return fmt.Errorf("open the stream %s: %w", name, err)
 		}
 		streams = append(streams, stream)
 	}
+	retelling := true
 	for record, err := range w.Ledger.List(ctx, contract.Expand, w.destination) {
 		if err != nil {
 			return err
@@ -120,9 +123,11 @@ func (w *Watch) begin(ctx context.Context) error {
 		switch entry := record.Entry(); {
 		case entry.State == ledger.Sending:
 			w.Add(entry.JobID)
-		case entry.State == ledger.Succeeded && time.Since(entry.Updated) < retellFor:
-			if err := w.retell(ctx, streams[2], record); err != nil {
-				return err
+		case retelling && entry.State == ledger.Succeeded && time.Since(entry.Updated) < retellFor:
+			if err := w.retell(ctx, record); err != nil {
+				w.Log.Warn("it is not told again which jobs have succeeded: whoever follows one finds it in the ledger",
+					"destination", w.destination, "err", err)
+				retelling = false
 			}
 		}
 	}
@@ -132,9 +137,9 @@ func (w *Watch) begin(ctx context.Context) error {
 
 // retell tells upstream of the success of a job whose Watch died between the
 // ledger and the event. It is not counted: the other one may have.
-func (w *Watch) retell(ctx context.Context, events jetstream.Stream, record *ledger.Record) error {
+func (w *Watch) retell(ctx context.Context, record *ledger.Record) error {
 	id := record.Entry().JobID
-	last, err := events.GetLastMsgForSubject(ctx, contract.EventSubject(contract.Expand, w.destination, id))
+	last, err := w.lastEvent(ctx, id)
 	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
 		return fmt.Errorf("read the last event of job %s: %w", id, err)
 	}
@@ -142,6 +147,17 @@ func (w *Watch) retell(ctx context.Context, events jetstream.Stream, record *led
 		w.tell(ctx, record, record.Entry().Progress, delivered(record.Entry().Progress))
 	}
 	return nil
+}
+
+// lastEvent reads the last event of a job.
+func (w *Watch) lastEvent(ctx context.Context, id string) (*jetstream.RawStreamMsg, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, eventTimeout, errors.New("the broker did not answer in time"))
+	defer cancel()
+	events, err := w.Conn.JS.Stream(ctx, broker.StreamEvents)
+	if err != nil {
+		return nil, err
+	}
+	return events.GetLastMsgForSubject(ctx, contract.EventSubject(contract.Expand, w.destination, id))
 }
 
 // success reports whether an event tells of success, as far as it can be read: one

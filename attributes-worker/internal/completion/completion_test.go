@@ -435,3 +435,20 @@ func TestADamagedEntryHoldsNobodyUp(t *testing.T) {
 	}
 	r.told(r.sendingNow(w), succeeded)
 }
+
+// Events are a courtesy: a Watch that cannot read them ends its jobs all the same.
+func TestMissingEventsHoldNoJobUp(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	ended := r.sending(0)
+	_, stop := r.watch(r.conn)
+	r.told(ended, succeeded)
+	stop()
+	if err := r.conn.JS.DeleteStream(t.Context(), broker.StreamEvents); err != nil {
+		t.Fatal(err)
+	}
+	id := r.sending(0)
+	r.watch(r.conn)
+	r.until(func() bool { return r.state(id) == ledger.Succeeded })
+	r.succeeds(2)
+}
