@@ -69,10 +69,10 @@ func TestJobsAreListed(t *testing.T) {
 	o := newOffice(t)
 	o.execute("jobs").expect(t, 0, "no jobs")
 	done := o.enter(ledger.Entry{Kind: contract.Segment, Destination: "acme", State: ledger.Succeeded}, "", "delivered")
-	blocked := o.enter(ledger.Entry{Kind: contract.Expand, Destination: "acme-attributes", State: ledger.Expanding}, fault.StorageFull, "waiting: the stream is full")
+	blocked := o.enter(ledger.Entry{Kind: contract.Expand, Destination: "acme-attributes", State: ledger.Expanding}, fault.QueueFull, "waiting: the stream is full")
 	queued := o.publish()
 	r := o.execute("jobs")
-	r.expect(t, 0, "storage_full: the stream is full", "waiting", "0 jobs before it")
+	r.expect(t, 0, "queue_full: the stream is full", "waiting", "0 jobs before it")
 	if a, b, c := strings.Index(r.stdout, done), strings.Index(r.stdout, blocked), strings.Index(r.stdout, queued); a < 0 || b < a || c < b {
 		t.Errorf("the order is not that of the last change, what waits at the end: %v", r)
 	}
@@ -156,10 +156,10 @@ func TestAJobSaysWhatBlocksIt(t *testing.T) {
 	if r := o.execute("jobs", id); strings.Contains(r.stdout, "blocked") {
 		t.Errorf("nobody said that it is blocked: %v", r)
 	}
-	says("owner", "60000000000", "log_in_refused", "scope_missing", "storage_full")
+	says("owner", "60000000000", "log_in_refused", "scope_missing", "queue_full")
 	r := o.execute("jobs", id)
 	r.expect(t, 0, "waits        blocked since 2026-11-23T03:00:00Z: log_in_refused (account); it goes on by itself")
-	for _, reason := range []string{"scope_missing", "storage_full", "unreachable"} {
+	for _, reason := range []string{"scope_missing", "queue_full", "unreachable"} {
 		if strings.Contains(r.stdout, reason) {
 			t.Errorf("%s holds up nothing of it: %v", reason, r)
 		}

@@ -63,7 +63,7 @@ const (
 	LogInRefused Reason = "log_in_refused"
 	// HostKeyUnknown is a host that shows a key we do not know.
 	HostKeyUnknown Reason = "host_key_unknown"
-	// Unreachable is a host that does not answer.
+	// Unreachable is a host of the other side that does not answer.
 	Unreachable Reason = "unreachable"
 	// ScopeMissing is a credential without the right to an endpoint.
 	ScopeMissing Reason = "scope_missing"
@@ -83,6 +83,10 @@ const (
 	DeadLettersFull Reason = "dead_letters_full"
 	// ContractNewer is a message of a newer contract than this worker knows.
 	ContractNewer Reason = "contract_newer"
+	// BrokerUnavailable is our own broker, which does not answer in time or refuses.
+	BrokerUnavailable Reason = "broker_unavailable"
+	// QueueFull means that the queue of profiles has no room for those of a job.
+	QueueFull Reason = "queue_full"
 )
 
 // DeadLetterReasons lists every reason a dead letter can have.
@@ -100,5 +104,6 @@ func BlockReasons() []Reason {
 	return []Reason{
 		LogInRefused, HostKeyUnknown, Unreachable, ScopeMissing, FolderUnusable,
 		StorageFull, KeyUnusable, Misconfigured, SecretMissing, TextingHours, DeadLettersFull, ContractNewer,
+		BrokerUnavailable, QueueFull,
 	}
 }

@@ -33,13 +33,16 @@ func (r *Run[J]) judge(ctx context.Context, f *fault.Error) (wait time.Duration,
 	}
 	if f.Class == fault.Permanent {
 		err := r.bury(ctx, f)
-		if err == nil {
+		switch {
+		case err == nil:
 			return 0, true
+		case ctx.Err() != nil:
+			return 0, false
 		}
 		reason := f.Reason
 		f = whole(err)
 		wait = r.pauses.next(f)
-		if f.Class != fault.Blocked && ctx.Err() == nil {
+		if f.Class != fault.Blocked {
 			r.log.Warn("dead letter is not stored yet", "reason", string(reason), "err", f, "wait", wait)
 		}
 	}
@@ -96,11 +99,12 @@ func (r *Run[J]) waits(ctx context.Context, f *fault.Error) {
 // it is to be called again, and repeats what is done already without harm.
 func (r *Run[J]) bury(ctx context.Context, f *fault.Error) error {
 	r.fate = f
-	if err := r.runner.DeadLetters.Put(ctx, r.letter(f)); err != nil {
-		if errors.Is(err, deadletter.ErrFull) {
-			return fault.Blockedf(fault.ScopeDestination, fault.DeadLettersFull, "%w", err)
-		}
-		return err
+	err := r.runner.DeadLetters.Put(ctx, r.letter(f))
+	switch {
+	case errors.Is(err, deadletter.ErrFull):
+		return fault.Blockedf(fault.ScopeDestination, fault.DeadLettersFull, "%w", err)
+	case err != nil:
+		return fault.Blockedf(fault.ScopeDestination, fault.BrokerUnavailable, "%w", err)
 	}
 	// A reused id has no entry of its own: the one it names is another job's.
 	if r.record != nil {

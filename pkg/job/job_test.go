@@ -814,10 +814,9 @@ func TestMissingStreamOfDeadLettersHolds(t *testing.T) {
 		return fault.Permanentf(fault.SourceMissing, "gone")
 	})
 	id := p.sendNew(t)
-	eventually(t, "an attempt", func() bool { return handled.Load() == 1 })
-	eventually(t, "the log says what holds the job", func() bool {
-		return strings.Contains(p.log.String(), `msg="dead letter is not stored yet"`)
-	})
+	block := []string{"acme", "segment", "broker_unavailable", "destination"}
+	eventually(t, "block", func() bool { return p.metric(t, "relay_blocked", block...) == 1 })
+	eventually(t, "the stream in the log", func() bool { return strings.Contains(p.log.String(), broker.StreamDead) })
 	if err := p.conn.Ensure(t.Context(), broker.Settings{}); err != nil {
 		t.Fatal(err)
 	}
@@ -826,4 +825,5 @@ func TestMissingStreamOfDeadLettersHolds(t *testing.T) {
 	if got, n := len(p.dead(t)), handled.Load(); got != 1 || n != 1 {
 		t.Errorf("%d dead letters after %d attempts, want one of each", got, n)
 	}
+	eventually(t, "no block", func() bool { return p.metric(t, "relay_blocked", block...) == 0 })
 }

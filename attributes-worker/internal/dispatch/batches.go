@@ -476,7 +476,7 @@ func (b *batches) ask(ctx context.Context, do func(context.Context) error) error
 	timed, cancel := context.WithTimeoutCause(ctx, b.Account.timeout, errors.New("the broker did not answer in time"))
 	defer cancel()
 	if err := do(timed); err != nil {
-		return fault.Blockedf(fault.ScopeDestination, fault.Unreachable, "accepted batches: %w", err)
+		return fault.Blockedf(fault.ScopeDestination, fault.BrokerUnavailable, "accepted batches: %w", err)
 	}
 	return nil
 }

@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	attentivev1 "attentive.internal/proto/attentive/v1"
+
+	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/metrics"
@@ -181,5 +184,44 @@ func TestThrottledCallsAreMadeAgain(t *testing.T) {
 		if n != 1 {
 			t.Errorf("%d texts to %s, want one: a throttled call has no effect", n, who)
 		}
+	}
+}
+
+// What the broker does not have or tell is no fault of the other side, and the
+// operator is not sent there.
+func TestTheBrokerIsNamedWhenItIsTheBroker(t *testing.T) {
+	t.Parallel()
+	refused := update(byPhone(phone(1)), map[string]any{"n": 1})
+	tests := []struct {
+		name, stream string
+		profile      *attentivev1.Profile
+		letters      int
+	}{
+		{"what is known of consent", "KV_" + broker.BucketConsent, subscribe(phone(2)), 0},
+		{"dead letters", broker.StreamDead, refused, 1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.fault(api.Fault{Endpoint: api.SetAttributes, Identifier: phone(1), Status: http.StatusBadRequest})
+			run := r.start()
+			r.publish(update(byPhone(phone(3)), map[string]any{"n": 1}))
+			r.drained()
+			if err := r.conn.JS.DeleteStream(t.Context(), tt.stream); err != nil {
+				t.Fatal(err)
+			}
+			r.publish(tt.profile)
+			kind := contract.KindOf(tt.profile)
+			r.blocked(run, kind, fault.ScopeDestination, fault.BrokerUnavailable, 1)
+			if err := r.conn.Ensure(t.Context(), broker.Settings{}); err != nil {
+				t.Fatal(err)
+			}
+			r.drained()
+			r.blocked(run, kind, fault.ScopeDestination, fault.BrokerUnavailable, 0)
+			if got := len(r.letters()); got != tt.letters {
+				t.Errorf("%d letters, want %d", got, tt.letters)
+			}
+		})
 	}
 }

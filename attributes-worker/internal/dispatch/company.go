@@ -117,7 +117,7 @@ func (a *Account) askLedger(ctx context.Context, do func(context.Context) error)
 	timed, cancel := context.WithTimeoutCause(ctx, a.timeout, errors.New("the broker did not answer in time"))
 	defer cancel()
 	if err := do(timed); err != nil {
-		return fault.Blockedf(fault.ScopeDestination, fault.Unreachable, "consent ledger: %w", err)
+		return fault.Blockedf(fault.ScopeDestination, fault.BrokerUnavailable, "consent ledger: %w", err)
 	}
 	return nil
 }

@@ -90,7 +90,7 @@ func (d *Dispatcher) store(ctx context.Context, p *Profile, fate *fault.Error) e
 	case errors.Is(err, deadletter.ErrFull):
 		return fault.Blockedf(fault.ScopeDestination, fault.DeadLettersFull, "store the dead letter: %w", err)
 	case err != nil:
-		return fault.Blockedf(fault.ScopeDestination, fault.Unreachable, "store the dead letter: %w", err)
+		return fault.Blockedf(fault.ScopeDestination, fault.BrokerUnavailable, "store the dead letter: %w", err)
 	}
 	return nil
 }

@@ -194,7 +194,7 @@ func TestAFullStreamHoldsTheJob(t *testing.T) {
 	}
 	w := r.work(options{})
 	id := r.send(r.put("a.csv", rows(manyRows)))
-	r.waiting(id, fault.StorageFull)
+	r.waiting(id, fault.QueueFull)
 	if err := r.conn.Ensure(t.Context(), broker.Settings{}); err != nil {
 		t.Fatal(err)
 	}

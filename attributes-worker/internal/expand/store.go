@@ -271,7 +271,7 @@ func (w *writer) refused(row uint64, err error) error {
 	}
 	err = fmt.Errorf("store profiles of job %s up to row %d in %s: %w", w.job, row, broker.StreamProfiles, broker.Explain(err))
 	if errors.Is(err, broker.ErrFull) {
-		return fault.Blockedf(fault.ScopeDestination, fault.StorageFull, "%w", err)
+		return fault.Blockedf(fault.ScopeDestination, fault.QueueFull, "%w", err)
 	}
 	return err
 }
