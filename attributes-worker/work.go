@@ -50,6 +50,7 @@ func work(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.T
 	for _, d := range a.Destinations {
 		ids = append(ids, d.ID)
 	}
+	room := expand.NewRoom(p.Conn.JS, ids, 0)
 	return account.Run(ctx, func(ctx context.Context) error {
 		return p.Destinations(ctx, a, tenure, func(ctx context.Context, d config.Destination, tenure *owner.Tenure) error {
 			g, ctx := errgroup.WithContext(ctx)
@@ -60,7 +61,7 @@ func work(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.T
 				JS:          p.Conn.JS,
 				Sources:     p.Sources,
 				Rejects:     p.Rejects,
-				Account:     ids,
+				Room:        room,
 				Metrics:     p.Metrics,
 				Sending:     watch.Add,
 			}

@@ -51,14 +51,8 @@ type Run = job.Run[*attentivev1.AttributesJob]
 // Expander expands the attributes jobs of one destination.
 type Expander struct {
 	Destination config.Destination
-	// Account lists the ids of all destinations that share the account with
-	// Destination, which is one of them: they share the room for waiting profiles.
-	Account []string
-	// Ahead is the most profiles of the account that wait to be sent while more
-	// are expanded, so that updates published alone do not wait for hours and one
-	// job cannot fill the stream. Zero means 200,000; below 1,000 it is 1,000, a
-	// batch.
-	Ahead   int
+	// Room is that of the account, shared with its other destinations.
+	Room    *Room
 	JS      jetstream.JetStream
 	Sources *source.Opener
 	Rejects jetstream.ObjectStore

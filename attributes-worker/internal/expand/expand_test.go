@@ -1,6 +1,7 @@
 package expand_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 
 	attentivev1 "attentive.internal/proto/attentive/v1"
 
+	"attentive.internal/attributes-worker/internal/expand"
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/fault"
@@ -155,33 +157,52 @@ func TestASourceThatChangedIsRefused(t *testing.T) {
 	}
 }
 
+// The destinations of an account share the room for profiles that wait.
 func TestOnlySoManyProfilesWait(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	r.backlog(0)
-	const ahead = 1_100
-	w := r.work(options{ahead: ahead})
-	r.send(r.put("a.csv", rows(manyRows)))
-	all := contract.ProfileSubject(acme, "*", "*")
-	for most := 0; ; {
-		waiting := r.stored(all)
-		most = max(most, waiting)
-		if most > ahead {
-			t.Fatalf("%d profiles wait, want at most %d", most, ahead)
-		}
-		if waiting > ahead-999 { // there is no room for another batch
-			if err := r.stream().Purge(t.Context(), jetstream.WithPurgeSubject(all)); err != nil {
-				t.Fatal(err)
+	const ahead = 2_200
+	for _, destinations := range []int{1, 2} {
+		t.Run(fmt.Sprintf("%d destinations", destinations), func(t *testing.T) {
+			t.Parallel()
+			shared := newRig(t)
+			var ids []string
+			for i := range destinations {
+				ids = append(ids, fmt.Sprintf("%s-%d", acme, i))
 			}
-		}
-		select {
-		case <-w.sending:
-			if most <= ahead-999 {
-				t.Errorf("at most %d profiles waited: the room was not used", most)
+			room := expand.NewRoom(shared.conn.JS, ids, ahead)
+			source := shared.put("a.csv", rows(manyRows))
+			left := make(chan string, destinations)
+			for _, id := range ids {
+				r := *shared
+				r.destination = id
+				r.backlog(0)
+				w := r.work(options{room: room})
+				r.send(source)
+				go func() { left <- <-w.sending }()
 			}
-			return
-		case <-time.After(5 * time.Millisecond):
-		}
+			all := contract.ProfileSubject("*", "*", "*")
+			for most, before, same, ended := 0, 0, 0, 0; ended < destinations; {
+				waiting := shared.stored(all)
+				if most = max(most, waiting); most > ahead {
+					t.Fatalf("%d profiles wait, want at most %d", most, ahead)
+				}
+				if same++; waiting != before {
+					before, same = waiting, 0
+				}
+				if waiting > ahead-999 && same > 20 { // there is no room for another batch, and nothing comes
+					if err := shared.stream().Purge(t.Context(), jetstream.WithPurgeSubject(all)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				select {
+				case <-left:
+					if ended++; ended == destinations && most <= ahead-999 {
+						t.Errorf("at most %d profiles waited: the room was not used", most)
+					}
+				case <-time.After(5 * time.Millisecond):
+				}
+			}
+		})
 	}
 }
 

@@ -141,6 +141,7 @@ type options struct {
 	destination *config.Destination
 	ahead       int
 	through     func(jetstream.JetStream) jetstream.JetStream // what the expander uses instead of the broker's own
+	room        *expand.Room                                  // instead of one of its own, of ahead
 }
 
 // work starts a worker, which the end of the test stops.
@@ -155,6 +156,9 @@ func (r *rig) work(o options) *worker {
 		d.ID = r.destination
 		o.destination = &d
 	}
+	if o.room == nil {
+		o.room = expand.NewRoom(conn.JS, []string{r.destination}, o.ahead)
+	}
 	ctx := r.t.Context()
 	objects, err := conn.JS.ObjectStore(ctx, broker.ObjectsAudiences)
 	rejects, err2 := conn.JS.ObjectStore(ctx, broker.ObjectsRejects)
@@ -168,8 +172,7 @@ func (r *rig) work(o options) *worker {
 	m := metrics.New(prometheus.NewRegistry(), []metrics.Destination{{ID: r.destination, Kinds: []contract.Kind{contract.Expand}}})
 	x := &expand.Expander{
 		Destination: *o.destination,
-		Account:     []string{r.destination},
-		Ahead:       o.ahead,
+		Room:        o.room,
 		JS:          conn.JS,
 		Sources:     sources,
 		Rejects:     rejects,

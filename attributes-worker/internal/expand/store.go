@@ -14,7 +14,6 @@ import (
 	"github.com/synadia-io/orbit.go/jetstreamext"
 	"golang.org/x/sync/errgroup"
 
-	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/config"
 	"attentive.internal/pkg/contract"
@@ -30,12 +29,8 @@ const (
 	batchProfiles = 999
 	// batchBytes is where a batch of large profiles ends. Three batches are held.
 	batchBytes = 4 << 20
-	// defaultAhead is the default of Expander.Ahead.
-	defaultAhead = 200_000
 	// keepEvery is after how many batches old checkpoints are removed.
 	keepEvery = 64
-	// roomPause is the time between two looks for room.
-	roomPause = 500 * time.Millisecond
 	// commitTimeout bounds one batch.
 	commitTimeout = 5 * time.Second
 )
@@ -75,8 +70,7 @@ type writer struct {
 	row      uint64 // the last one stored
 	sequence uint64 // of the checkpoint that says so
 	batches  int
-	room     int          // profiles that may be staged before looking again
-	underWay atomic.Int64 // profiles that are staged and not stored yet
+	underWay atomic.Int64 // profiles that have room and are not stored yet
 	trace    nats.Header  // trace context of the job, for its profiles
 	// published is when the job was, in RFC 3339: what its people wish they wish
 	// since then.
@@ -117,8 +111,9 @@ func (x *Expander) claim(ctx context.Context, jobID string) (*writer, error) {
 // store is the second pass. While the broker stores a batch it is sent the next
 // one, and the one after that is made.
 func (w *writer) store(ctx context.Context, r *Run, t config.Template, want source.Fingerprint) error {
-	stored := w.row              // by earlier attempts
-	batches := make(chan *batch) // closed when the last one is made
+	defer func() { w.Room.settle(int(w.underWay.Load())) }() // what is not stored any more
+	stored := w.row                                          // by earlier attempts
+	batches := make(chan *batch)                             // closed when the last one is made
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer close(batches)
@@ -217,9 +212,10 @@ func (w *writer) envelope(k contract.Kind) (*contract.Envelope, error) {
 // stage sends a batch to the broker, once its profiles may wait. What is staged
 // is to be committed within seconds: then the broker forgets it.
 func (w *writer) stage(ctx context.Context, b *batch) (staged, error) {
-	if err := w.waitForRoom(ctx, len(b.messages)); err != nil {
+	if err := w.Room.take(ctx, len(b.messages)); err != nil {
 		return staged{}, err
 	}
+	w.underWay.Add(int64(len(b.messages)))
 	publisher, err := jetstreamext.NewBatchPublisher(w.JS)
 	if err != nil {
 		return staged{}, fmt.Errorf("begin a batch of job %s: %w", w.job, err)
@@ -229,8 +225,6 @@ func (w *writer) stage(ctx context.Context, b *batch) (staged, error) {
 			return staged{}, w.refused(b.row, err)
 		}
 	}
-	w.room -= len(b.messages)
-	w.underWay.Add(int64(len(b.messages)))
 	return staged{publisher: publisher, profiles: len(b.messages), rows: b.rows, row: b.row}, nil
 }
 
@@ -252,6 +246,7 @@ func (w *writer) commit(ctx context.Context, b staged) error {
 	}
 	w.sequence, w.row = ack.Sequence, b.row
 	w.underWay.Add(int64(-b.profiles))
+	w.Room.settle(b.profiles)
 	w.Metrics.Rows(contract.Expand, w.Destination.ID, metrics.Sent).Add(float64(b.rows))
 	if w.batches++; w.batches%keepEvery != 0 {
 		return nil
@@ -274,49 +269,6 @@ func (w *writer) refused(row uint64, err error) error {
 		return fault.Blockedf(fault.ScopeDestination, fault.QueueFull, "%w", err)
 	}
 	return err
-}
-
-// waitForRoom returns once n more profiles may wait to be sent.
-func (w *writer) waitForRoom(ctx context.Context, n int) error {
-	ahead := w.Ahead
-	if ahead == 0 {
-		ahead = defaultAhead
-	}
-	for w.room < n {
-		// In this order one that is stored meanwhile counts twice rather than never.
-		underWay := int(w.underWay.Load())
-		waiting, err := w.waiting(ctx)
-		if err != nil {
-			return err
-		}
-		waiting += underWay
-		if w.room = max(ahead, batchProfiles) - waiting; w.room >= n {
-			return nil
-		}
-		if err := backoff.Sleep(ctx, roomPause); err != nil {
-			return fault.Interruptedf("wait for room: %w", err)
-		}
-	}
-	return nil
-}
-
-// waiting counts the account's profiles that are not sent yet.
-func (w *writer) waiting(ctx context.Context) (int, error) {
-	total := 0
-	for _, d := range w.Account {
-		for _, k := range []contract.Kind{contract.Attributes, contract.Subscribe, contract.Unsubscribe} {
-			consumer, err := w.stream.Consumer(ctx, broker.ConsumerName(k, d))
-			if errors.Is(err, jetstream.ErrConsumerNotFound) {
-				continue // its queue was never worked
-			}
-			if err != nil {
-				return 0, fmt.Errorf("look at the queue %s of %s: %w", k, d, err)
-			}
-			info := consumer.CachedInfo()
-			total += int(info.NumPending) + info.NumAckPending //nolint:gosec // a count of stored messages
-		}
-	}
-	return total, nil
 }
 
 // forget removes the checkpoints of a job that is stored completely.

@@ -29,7 +29,7 @@ import (
 func testExpander(js jetstream.JetStream) *Expander {
 	return &Expander{
 		Destination: config.Destination{ID: "acme"},
-		Account:     []string{"acme"},
+		Room:        NewRoom(js, []string{"acme"}, 0),
 		JS:          js,
 		Metrics:     metrics.New(prometheus.NewRegistry(), []metrics.Destination{{ID: "acme", Kinds: []contract.Kind{contract.Expand}}}),
 	}
