@@ -86,6 +86,7 @@ func (x *Expander) Handle(ctx context.Context, r *Run) error {
 	if err != nil {
 		return err
 	}
+	w.log = r.Log()
 	w.published = deadletter.Published(r.Message.Header, r.Message.Stored).UTC().Format(time.RFC3339Nano)
 	if err := begin(ctx, r, progress, print); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	attentivev1 "attentive.internal/proto/attentive/v1"
 
@@ -223,6 +224,50 @@ func TestAFullStreamHoldsTheJob(t *testing.T) {
 	r.complete(id, manyRows)
 	if entry := r.entry(id, ledger.Sending); entry.Failures != 0 {
 		t.Errorf("%d failures are counted, want none", entry.Failures)
+	}
+}
+
+// A broker has 50 batches of a stream open at a time. Expansions for which there is
+// no room wait, and none of them counts that as a failure.
+func TestExpansionsWaitForTheBrokerToTakeAnotherBatch(t *testing.T) {
+	t.Parallel()
+	const most, destinations = 50, 3
+	shared := newRig(t)
+	others := make([]jetstreamext.BatchPublisher, most)
+	elsewhere := contract.ProfileSubject("elsewhere", contract.Attributes, contract.LiveJob)
+	for i := range others {
+		publisher, err := jetstreamext.NewBatchPublisher(shared.conn.JS)
+		if err == nil {
+			err = publisher.Add(elsewhere, nil)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		others[i] = publisher
+	}
+	source := shared.put("a.csv", rows(cutRows))
+	jobs := make(map[*rig]string)
+	var refused []func()
+	for i := range destinations {
+		r := *shared
+		r.destination = fmt.Sprintf("crowded-%d", i)
+		refused = append(refused, r.begins(2))
+		r.work(options{})
+		jobs[&r] = r.send(source)
+	}
+	for _, awaitRefusal := range refused {
+		awaitRefusal()
+	}
+	for _, publisher := range others {
+		_, _ = publisher.Commit(t.Context(), elsewhere, nil) // the broker forgets what is open for 10 s
+	}
+	for r, id := range jobs {
+		entry := r.entry(id, ledger.Sending)
+		eventually(t, func() error { return r.noCheckpoint(id) })
+		r.complete(id, cutRows)
+		if entry.Failures != 0 {
+			t.Errorf("%d failures of %s are counted, want none", entry.Failures, r.destination)
+		}
 	}
 }
 

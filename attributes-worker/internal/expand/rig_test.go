@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	attentivev1 "attentive.internal/proto/attentive/v1"
 
@@ -366,9 +367,28 @@ func (r *rig) wantStored(job string, want int) error {
 // broker.
 func (r *rig) watch(n int) (await func()) {
 	r.t.Helper()
+	return r.sees(contract.CheckpointSubject(r.destination, "*"), n, func(*nats.Msg) bool { return true })
+}
+
+// begins returns what waits until the broker was asked n times to begin a batch,
+// from now on.
+func (r *rig) begins(n int) (await func()) {
+	r.t.Helper()
+	return r.sees(contract.ProfileSubject(r.destination, "*", "*"), n, func(m *nats.Msg) bool {
+		return m.Header.Get(jetstreamext.BatchSeqHeader) == "1"
+	})
+}
+
+// sees returns what waits until the n-th message that counts was sent to the broker
+// under the subject.
+func (r *rig) sees(subject string, n int, counts func(*nats.Msg) bool) (await func()) {
+	r.t.Helper()
 	reached := make(chan struct{})
 	seen := 0
-	sub, err := r.conn.NC.Subscribe(contract.CheckpointSubject(r.destination, "*"), func(*nats.Msg) {
+	sub, err := r.conn.NC.Subscribe(subject, func(m *nats.Msg) {
+		if !counts(m) {
+			return
+		}
 		if seen++; seen == n {
 			close(reached)
 		}
@@ -376,9 +396,7 @@ func (r *rig) watch(n int) (await func()) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if err := sub.AutoUnsubscribe(n); err != nil {
-		r.t.Fatal(err)
-	}
+	r.t.Cleanup(func() { _ = sub.Unsubscribe() }) // fails only when the connection is closed
 	if err := r.conn.NC.Flush(); err != nil {
 		r.t.Fatal(err)
 	}
@@ -387,7 +405,7 @@ func (r *rig) watch(n int) (await func()) {
 		select {
 		case <-reached:
 		case <-time.After(time.Minute):
-			r.t.Fatalf("checkpoint %d is not sent", n)
+			r.t.Fatalf("message %d under %s is not sent", n, subject)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/synadia-io/orbit.go/jetstreamext"
 	"golang.org/x/sync/errgroup"
 
+	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/config"
 	"attentive.internal/pkg/contract"
@@ -34,6 +36,12 @@ const (
 	// commitTimeout bounds one batch.
 	commitTimeout = 5 * time.Second
 )
+
+// turns are the pauses between attempts to begin a batch while the broker has as
+// many open as it takes at a time.
+func turns() backoff.Policy {
+	return backoff.Policy{First: 20 * time.Millisecond, Most: time.Second}
+}
 
 // checkpoint says how far a job is expanded.
 type checkpoint struct {
@@ -76,6 +84,8 @@ type writer struct {
 	// since then.
 	published string
 	envelopes map[contract.Kind]*contract.Envelope
+	log       *slog.Logger
+	crowded   bool // it was said that a batch has waited for its turn
 }
 
 // claim finds out how far an earlier attempt came, and writes a checkpoint that
@@ -216,16 +226,37 @@ func (w *writer) stage(ctx context.Context, b *batch) (staged, error) {
 		return staged{}, err
 	}
 	w.underWay.Add(int64(len(b.messages)))
-	publisher, err := jetstreamext.NewBatchPublisher(w.JS)
-	if err != nil {
-		return staged{}, fmt.Errorf("begin a batch of job %s: %w", w.job, err)
+	publisher, err := w.open(ctx, b.messages[0])
+	for i := 1; i < len(b.messages) && err == nil; i++ {
+		err = publisher.AddMsg(b.messages[i])
 	}
-	for _, msg := range b.messages {
-		if err := publisher.AddMsg(msg); err != nil {
-			return staged{}, w.refused(b.row, err)
-		}
+	if err != nil {
+		return staged{}, w.refused(b.row, err)
 	}
 	return staged{publisher: publisher, profiles: len(b.messages), rows: b.rows, row: b.row}, nil
+}
+
+// open begins a batch with its first message. The broker has only so many open at
+// a time, whoever they are of: it waits until one more is taken. Nothing that is
+// open waits for this one, so that its turn comes.
+func (w *writer) open(ctx context.Context, first *nats.Msg) (jetstreamext.BatchPublisher, error) {
+	for n := 1; ; n++ {
+		publisher, err := jetstreamext.NewBatchPublisher(w.JS)
+		if err != nil {
+			return nil, err
+		}
+		if err = publisher.AddMsg(first); !errors.Is(err, jetstreamext.ErrAtomicPublishTooManyInflight) {
+			return publisher, err
+		}
+		if !w.crowded {
+			w.crowded = true
+			w.log.Warn("the broker has as many batches open as it takes: expanding goes on when it takes another one "+
+				"(its jetstream limits: batch max_inflight_per_stream, max_inflight_total)", "err", err)
+		}
+		if err := backoff.Sleep(ctx, turns().Wait(n, 0)); err != nil {
+			return nil, fault.Interruptedf("wait for the broker to take another batch: %w", err)
+		}
+	}
 }
 
 // commit stores a batch and its checkpoint, all or nothing.
