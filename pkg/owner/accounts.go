@@ -206,8 +206,8 @@ func (s *accounts) challenge(ctx context.Context, a *account, seen stored) {
 	defer giveUp(nil)
 	s.changes <- change{account: a, tenure: t, giveUp: giveUp}
 	err = s.owner.own(ctx, g, a.log, func(ctx context.Context, t *Tenure) error { return s.work(ctx, a.name, t) })
-	if errors.Is(context.Cause(ctx), errGivenUp) {
-		err = nil
+	if errors.Is(context.Cause(ctx), errGivenUp) || ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil // it has ended because it was told to
 	}
 	s.changes <- change{account: a, err: err}
 }

@@ -4,12 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/logtest"
 	"attentive.internal/pkg/queuetest"
 )
 
@@ -335,6 +338,40 @@ func TestWorkThatFailsIsTriedAgain(t *testing.T) {
 			t.Errorf("five failures within %v: no pause between them", took)
 		}
 	})
+}
+
+// Work that is cut short in the middle of something by a stop has not failed; what
+// fails during one has.
+func TestWorkThatIsStoppedHasNotFailed(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		err  error
+		told bool
+	}{
+		{"cut short", fmt.Errorf("open the bucket: %w", context.Canceled), false},
+		{"failed", errors.New("broken"), true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				ctx, stop := context.WithCancel(t.Context())
+				var log logtest.Buffer
+				o := New(newMemory(), Config{Lease: lease}, slog.New(slog.NewTextHandler(&log, nil)))
+				err := o.Run(ctx, Plan{Accounts: []string{"acme"}}, func(ctx context.Context, _ string, _ *Tenure) error {
+					stop()
+					<-ctx.Done()
+					return tt.err
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if told := strings.Contains(log.String(), "level=ERROR"); told != tt.told {
+					t.Errorf("an error is logged: %v, want %v; log:\n%s", told, tt.told, &log)
+				}
+			})
+		})
+	}
 }
 
 // An entry that was deleted is noticed at the next renewal.
