@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -18,6 +19,7 @@ type memory struct {
 	revision uint64
 	entries  map[string]memoryEntry
 	watchers map[*memoryWatcher]bool
+	watched  int // watches ever
 	// lax is a bucket that does not compare before it sets.
 	lax bool
 }
@@ -94,6 +96,30 @@ func (m *memory) remove(key string) {
 	delete(m.entries, key)
 }
 
+// remake deletes the bucket and makes it anew: it is empty, counts its revisions
+// from the beginning, and shows nothing more to the watches of before.
+func (m *memory) remake() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.revision = 0
+	clear(m.entries)
+	clear(m.watchers)
+}
+
+// mute has the watches show nothing more.
+func (m *memory) mute() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.watchers)
+}
+
+// watches returns how many watches there ever were.
+func (m *memory) watches() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.watched
+}
+
 // store replaces an entry, and shows it to all watchers; the lock is held.
 func (m *memory) store(key string, value []byte, removed bool) uint64 {
 	m.revision++
@@ -120,6 +146,7 @@ func (m *memory) watch(ctx context.Context, fate func() (time.Duration, watchFau
 	}
 	w.show(nil)
 	m.watchers[w] = true
+	m.watched++
 	go func() {
 		defer close(w.updates)
 		w.pump(ctx)
@@ -209,6 +236,31 @@ func (l *late) Update(ctx context.Context, key string, value []byte, revision ui
 	l.deliver = func() (uint64, error) { return l.memory.Update(ctx, key, value, revision) }
 	<-ctx.Done()
 	return 0, ctx.Err()
+}
+
+// slow is a bucket that stores an announcement at once and answers later.
+type slow struct{ *memory }
+
+func (s slow) Put(ctx context.Context, key string, value []byte) (uint64, error) {
+	revision, err := s.memory.Put(ctx, key, value)
+	if err == nil {
+		err = backoff.Sleep(ctx, lease/30)
+	}
+	return revision, err
+}
+
+// dull is a bucket that does not hear the first announcement.
+type dull struct {
+	*memory
+	hears atomic.Bool
+}
+
+func (d *dull) Put(ctx context.Context, key string, value []byte) (uint64, error) {
+	if !d.hears.Swap(true) {
+		<-ctx.Done()
+		return 0, ctx.Err()
+	}
+	return d.memory.Put(ctx, key, value)
 }
 
 // link is one process's way to the bucket. It delays, loses, and carries out

@@ -87,7 +87,7 @@ func (o *Owner) announceOnce(ctx context.Context, plan Plan) error {
 	}
 	first := revision
 	if told := o.announced.Load(); told != nil {
-		first = told.first
+		first = min(told.first, revision) // a bucket made anew counts its revisions anew
 	}
 	o.announced.Store(&announced{first: first, last: revision, at: o.clock.mono()})
 	return nil
@@ -107,8 +107,9 @@ func (o *Owner) removeDead(ctx context.Context) {
 	}
 }
 
-// announced is what this Run has announced: the revisions of the first and the
-// last announcement, and when the last one was confirmed.
+// announced is what this Run has announced: the lowest revision of an
+// announcement, which is the first one's unless the bucket was made anew, that of
+// the last, and when the last one was confirmed.
 type announced struct {
 	first, last uint64
 	at          time.Duration
@@ -122,12 +123,16 @@ func (o *Owner) visible(now time.Duration) bool {
 }
 
 // hidden reports whether the view should long have shown our last announcement
-// and does not. A bucket made anew counts its revisions anew, so the one that is
-// shown may also be too high.
+// and does not. It may show a higher revision: one that is not confirmed yet, which
+// it has seen since, or one of before the bucket was made anew, which counts its
+// revisions anew.
 func (o *Owner) hidden(now time.Duration) bool {
 	told := o.announced.Load()
+	if told == nil || now-told.at < o.cfg.Lease/6 {
+		return false
+	}
 	s, _ := o.view.of(o.replicaKey())
-	return told != nil && s.revision != told.last && now-told.at >= o.cfg.Lease/6
+	return s.revision < told.last || s.revision > told.last && s.since < told.at
 }
 
 // withdraw removes the announcement after the end of ctx, unless Run is about to

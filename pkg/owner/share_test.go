@@ -118,6 +118,19 @@ func spread(workers ...*worker) []int {
 	return counts
 }
 
+// epochs returns the epoch of each account that a replica holds.
+func epochs(workers ...*worker) map[string]uint64 {
+	all := make(map[string]uint64)
+	for _, w := range workers {
+		w.mu.Lock()
+		for account, tn := range w.tenures {
+			all[account] = tn.Epoch()
+		}
+		w.mu.Unlock()
+	}
+	return all
+}
+
 func twelve() Plan {
 	var p Plan
 	for i := range 12 {
@@ -260,6 +273,75 @@ func TestNoAccountStaysFree(t *testing.T) {
 		stop()
 		announcing.Wait()
 	})
+}
+
+// A bucket that was deleted and made anew is taken for what it is, by those who
+// knew the old one: it counts its revisions anew, from far below theirs.
+func TestBucketMadeAnew(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		m.revision = 1_000_000 // it is old
+		a := work(t, m, Config{ID: "a", Lease: lease}, twelve())
+		b := work(t, m, Config{ID: "b", Lease: lease}, twelve())
+		within(t, 10*lease, "half each", func() bool { return slices.Equal(spread(a, b), []int{6, 6}) })
+		before := epochs(a, b)
+		m.remake()
+		within(t, lease, "another watch of each", func() bool { return m.watches() == 4 })
+		within(t, 3*lease, "half each, owned anew", func() bool {
+			anew := 0
+			for account, epoch := range epochs(a, b) {
+				if epoch != before[account] {
+					anew++
+				}
+			}
+			return anew == 12 && slices.Equal(spread(a, b), []int{6, 6})
+		})
+		within(t, lease, "what is named", func() bool {
+			_, ok := a.owner.Named()
+			return ok
+		})
+	})
+}
+
+// A watch that is ahead of the answer to what we have announced is not taken for
+// one that is stuck.
+func TestWatchAheadOfTheAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		work(t, slow{m}, Config{ID: "a", Lease: lease}, twelve())
+		time.Sleep(20 * lease) // virtual: it was looked at while an answer was under way, too
+		if n := m.watches(); n != 1 {
+			t.Errorf("the bucket was watched %d times", n)
+		}
+	})
+}
+
+// A watch that shows nothing more is made anew, whenever after the announcements it
+// is looked at.
+func TestStuckWatch(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name   string
+		bucket func(*memory) bucket
+	}{
+		{"looked at right before", func(m *memory) bucket { return m }},
+		{"looked at half way between", func(m *memory) bucket { return &dull{memory: m} }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				m := newMemory()
+				a := work(t, tt.bucket(m), Config{ID: "a", Lease: lease}, twelve())
+				within(t, lease, "all", func() bool { return len(a.holds()) == 12 })
+				time.Sleep(lease) // virtual
+				m.mute()
+				within(t, lease, "another watch", func() bool { return m.watches() == 2 })
+			})
+		})
+	}
 }
 
 // Run called again, under another plan, keeps the share meanwhile.

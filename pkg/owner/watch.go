@@ -44,7 +44,7 @@ func (o *Owner) watchOnce(ctx context.Context) error {
 			continue // until the client lets go
 		}
 	}()
-	check := time.NewTicker(o.cfg.Lease / 3)
+	check := time.NewTicker(o.cfg.Lease / 12) // hidden tells it between two announcements only
 	defer check.Stop()
 	first := make(map[string]sight) // nil once all that there was is read
 	for {

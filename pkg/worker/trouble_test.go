@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/nats-io/nats.go/jetstream"
 
 	attentivev1 "attentive.internal/proto/attentive/v1"
 
@@ -53,6 +54,14 @@ func newMill(t *testing.T, destinations ...string) *mill {
 	t.Helper()
 	server := queuetest.Start(t)
 	m := &mill{proxy: queuetest.StartProxy(t, server.URL), conn: server.Conn(t)}
+	leases, err := m.conn.JS.Stream(t.Context(), "KV_"+broker.BucketOwners)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// It has counted far: one that is made anew begins far below.
+	if err := leases.Purge(t.Context(), jetstream.WithPurgeSequence(1_000_000)); err != nil {
+		t.Fatal(err)
+	}
 	return m.begin(t, m.proxy.URL, destinations...)
 }
 
