@@ -47,6 +47,8 @@ func (c *claim) freeAt(s sight) time.Duration {
 	switch {
 	case s.err != nil:
 		return never
+	case s.gone():
+		return c.owner.end(s)
 	case s.value == "", s.lease.Released:
 		return s.since
 	case s.lease.Writer == c.writer: // an earlier attempt, given up

@@ -25,8 +25,8 @@
 //	  └──────────── work has returned: released ────────────── │ giving up  │ still renewed
 //	                                                           └────────────┘
 //
-// A key is free when it is missing, when its entry says that it was released,
-// and when we have seen the entry unchanged for a full lease.
+// A key is free when there was never an entry, when the entry says that it was
+// released, and when we have seen it unchanged, or gone, for a full lease.
 //
 // Why at most one owner may act. An owner rewrites its entries every third of
 // the lease and trusts them for a lease, less a margin, from the moment before
@@ -62,9 +62,11 @@
 // a lease (see [Tenure.Begin]), to one that holds less: one account after the
 // other, and never one that is busy.
 //
-// It does not survive a bucket that is emptied or deleted, or that a broker of
-// one node has lost in a power cut, while an owner lives: an entry that is
-// missing is free. That owner notices at its next renewal.
+// An owner whose entry is gone, by hand or with the bucket, notices at its next
+// renewal. Those who have seen the entry keep out for a lease meanwhile. Whoever
+// begins to look after that knows of none, and takes the key at once: so no worker
+// may be started within a lease after the bucket was emptied or deleted, or a broker
+// of one node has lost it in a power cut, while owners live.
 package owner
 
 import (

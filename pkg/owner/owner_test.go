@@ -396,6 +396,47 @@ func TestDeletedEntryEndsTheTenure(t *testing.T) {
 	})
 }
 
+// A lease that was removed keeps out those who have seen it, until its owner must
+// have noticed.
+func TestRemovedLeaseKeepsOthersOut(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name   string
+		remove func(m *memory) error
+	}{
+		{"by hand", func(m *memory) error { return m.Purge(t.Context(), "account.acme") }},
+		{"with the bucket", func(m *memory) error { m.remake(); return nil }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				m := newMemory()
+				l := newLink(m, time.Second, 1)
+				first, _, stopFirst := run(t, New(l, Config{ID: "first", Lease: lease}, discard()), claimOf{account: "acme"})
+				a := <-first
+				second, _, stopSecond := run(t, New(m, Config{ID: "second", Lease: lease}, discard()), claimOf{account: "acme"})
+				time.Sleep(lease/3 + time.Millisecond) // virtual; just renewed
+				resume := l.pause()
+				if err := tt.remove(m); err != nil {
+					t.Fatal(err)
+				}
+				began := time.Now()
+				<-second
+				if a.Allows(0) {
+					t.Error("two owners")
+				}
+				if took := time.Since(began); took > 2*lease {
+					t.Errorf("taken after %v", took)
+				}
+				resume()
+				stopFirst()
+				stopSecond()
+			})
+		})
+	}
+}
+
 // A write that takes effect after it was given up must not be taken for the
 // next one: it would be trusted from the next one's time on, while challengers
 // count from its own.

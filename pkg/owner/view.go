@@ -18,10 +18,11 @@ const (
 // sight is what was read of a key last.
 type sight struct {
 	revision uint64
-	value    string // empty: the key was removed
+	value    string // empty: the key is not there
 	since    time.Duration
 
-	// What the value says, by the key's prefix.
+	// What the value says, by the key's prefix; of a lease that is gone, what the
+	// last one said that was seen.
 	lease   entry
 	replica announcement
 	err     error // the value says nothing
@@ -41,6 +42,18 @@ func look(key string, value []byte, revision uint64) sight {
 	}
 	return s
 }
+
+// after returns s as what follows known.
+func (s sight) after(known sight) sight {
+	if s.value == "" {
+		s.lease = known.lease
+	}
+	return s
+}
+
+// gone reports whether a lease was seen that is not there any more. Whoever held it
+// may not know yet.
+func (s sight) gone() bool { return s.value == "" && s.lease.Writer != "" }
 
 // stored returns what a compare-and-set has to replace.
 func (s sight) stored() stored {
@@ -81,6 +94,7 @@ func (v *view) tell(key string, s sight, now time.Duration) {
 		return
 	}
 	s.since = now
+	s = s.after(known)
 	v.keys[key] = s
 	if !s.renews(known) {
 		v.notify()
@@ -92,8 +106,8 @@ func (v *view) tell(key string, s sight, now time.Duration) {
 func (v *view) miss(key string, now time.Duration) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.keys[key].value != "" {
-		v.keys[key] = sight{since: now}
+	if known := v.keys[key]; known.value != "" {
+		v.keys[key] = sight{since: now}.after(known)
 		v.notify()
 	}
 }
@@ -111,12 +125,18 @@ func (s sight) renews(known sight) bool {
 func (v *view) begin(all map[string]sight, now time.Duration) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	for key, known := range v.keys {
+		if _, found := all[key]; !found && known.lease.Writer != "" {
+			all[key] = sight{} // gone without a mark
+		}
+	}
 	for key, s := range all {
 		s.since = now
-		if known, ok := v.keys[key]; ok && known.revision == s.revision && known.value == s.value {
+		known, ok := v.keys[key]
+		if ok && known.revision == s.revision && known.value == s.value || known.gone() && s.value == "" {
 			s.since = known.since
 		}
-		all[key] = s
+		all[key] = s.after(known)
 	}
 	v.keys = all
 	if !v.whole {
