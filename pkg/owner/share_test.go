@@ -187,8 +187,10 @@ func TestStoppedReplicaIsReplacedAtOnce(t *testing.T) {
 		if took := time.Since(began); took > 100*time.Millisecond {
 			t.Errorf("that took %v", took)
 		}
-		for key := range m.entries {
-			if e := m.entries[key]; strings.HasPrefix(key, replicaPrefix) && !e.removed && key != b.owner.replicaKey() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for key, e := range m.entries {
+			if strings.HasPrefix(key, replicaPrefix) && !e.removed && key != b.owner.replicaKey() {
 				t.Errorf("%s is still announced", key)
 			}
 		}
@@ -462,7 +464,7 @@ func TestReplicasShareTheAccountsOfABroker(t *testing.T) {
 	}
 	p.Up()
 	b.stop()
-	took = within(t, short, "half each of the two that are left", func() bool {
+	took = within(t, patience, "half each of the two that are left", func() bool {
 		return len(a.holds())+len(c.holds()) == 12
 	})
 	t.Logf("what a replica held that stopped was taken %v after it had", took)
