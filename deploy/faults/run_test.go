@@ -19,7 +19,6 @@ import (
 	"attentive.internal/deploy/faults/plant"
 	"attentive.internal/deploy/process"
 	"attentive.internal/pkg/broker"
-	"attentive.internal/pkg/cas"
 	"attentive.internal/pkg/ledger"
 	"attentive.internal/pkg/sandbox/ingest"
 )
@@ -244,7 +243,7 @@ func (r *run) empty(within time.Duration) error {
 			err = fmt.Errorf("%v wait", left)
 		}
 		if err == nil {
-			err = r.completed(ctx)
+			err = r.applied()
 		}
 		if err == nil {
 			err = r.ended(ctx)
@@ -261,33 +260,16 @@ func (r *run) empty(within time.Duration) error {
 	return nil
 }
 
-// completed fails while there are batches of attributes that have not taken effect,
-// or that a worker has not seen completed.
-func (r *run) completed(ctx context.Context) error {
-	n, err := r.remembered(ctx)
-	if err == nil && n > 0 {
-		err = fmt.Errorf("%d batches are not completed", n)
-	}
-	if err != nil {
-		return err
-	}
+// applied fails while there are batches of attributes that have not taken effect. The
+// bucket that remembers them is not asked: nodes that were killed may show entries
+// again that were removed, each other ones.
+func (r *run) applied() error {
 	for _, a := range r.Sandboxes[0].API().Arrivals() {
 		if a.Job != "" && a.Applied.IsZero() {
 			return fmt.Errorf("batch %s has not taken effect", a.Job)
 		}
 	}
 	return nil
-}
-
-// remembered counts the batches that workers remember as accepted and not
-// completed.
-func (r *run) remembered(ctx context.Context) (int, error) {
-	kv, err := r.conn.JS.KeyValue(ctx, broker.BucketBatches)
-	if err != nil {
-		return 0, err
-	}
-	batches, err := cas.Keys(ctx, kv, ">")
-	return len(batches), err
 }
 
 // ended fails while there is a job whose end the ledger does not know.
