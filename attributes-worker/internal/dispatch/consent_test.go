@@ -1,6 +1,7 @@
 package dispatch_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -205,6 +206,33 @@ func TestACrashBetweenIntentAndAnswer(t *testing.T) {
 		if got := r.traffic(e).Calls; got != 1 {
 			t.Errorf("%s was called %d times, want once", e, got)
 		}
+	}
+}
+
+// A worker is stopped when its subscribe has timed out, which is carried out later. The
+// next one does not look it up before that.
+func TestTheNextOwnerLetsACallSettle(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.settle = 5 * time.Second
+	r.fault(api.Fault{Endpoint: api.Subscribe, Delay: api.Duration(timeout + 1500*time.Millisecond), Late: true, Times: 1})
+	r.publish(subscribe(phone(1)))
+	first := r.start()
+	r.eventually(func() error {
+		if first.logged.count("call ended without an answer") == 0 {
+			return errors.New("no call has timed out")
+		}
+		return nil
+	})
+	first.stop()
+	r.start()
+	r.drained()
+	r.noLetters()
+	if got := r.traffic(api.Subscribe).Calls; got != 1 {
+		t.Errorf("%d calls, want one", got)
+	}
+	if diff := cmp.Diff(map[string]int{phone(1): 1}, r.texts()); diff != "" {
+		t.Errorf("texts (-want +got):\n%s", diff)
 	}
 }
 

@@ -49,7 +49,7 @@ const (
 	// is lost, or lets a call run into its time-out and be made again.
 	longLease = 30 * time.Second
 
-	// settle is unknown_settle.
+	// settle is unknown_settle of most.
 	settle = 1500 * time.Millisecond
 )
 
@@ -78,6 +78,8 @@ type rig struct {
 	// lease of the workers. A long one suits those who do not wait for its end:
 	// calls may take a third of it, on a machine that is busy.
 	lease time.Duration
+	// settle is unknown_settle.
+	settle time.Duration
 	// cancelled reports whether a job was cancelled.
 	cancelled func(jobID string) bool
 }
@@ -95,7 +97,7 @@ func newRigOf(t *testing.T, cfg sandbox.Config) *rig {
 	r := &rig{
 		t: t, server: server, conn: server.Conn(t), sandbox: sandboxtest.Start(t, cfg),
 		key: filepath.Join(t.TempDir(), "key"), credential: "acme-api", destination: acme, settings: "single_opt_in: true",
-		lease: lease, jitter: 5 * time.Millisecond,
+		lease: lease, settle: settle, jitter: 5 * time.Millisecond,
 	}
 	r.apiURL = r.sandbox.APIURL()
 	r.write(r.key, sandboxtest.Token)
@@ -125,7 +127,7 @@ destinations:
   settings: {identifier: phone, sign_up_unit: %q, unknown_settle: %v, %s}
   templates:
   - {id: default, columns: {phone: phone}}
-`, r.server.URL, r.lease, r.credential, r.key, r.apiURL, r.ceilings, r.jitter, r.destination, r.credential, sandboxtest.SignUpUnit, settle, r.settings))
+`, r.server.URL, r.lease, r.credential, r.key, r.apiURL, r.ceilings, r.jitter, r.destination, r.credential, sandboxtest.SignUpUnit, r.settle, r.settings))
 	cfg, err := config.Load(file)
 	if err != nil {
 		r.t.Fatal(err)
@@ -212,7 +214,7 @@ func (r *rig) send(ctx context.Context, p worker.Parts, a config.Account, tenure
 		return err
 	}
 	d := a.Destinations[0]
-	consents := dispatch.NewConsents(account, d, consent.New(people, consent.Config{Key: make([]byte, 32), Settle: settle}))
+	consents := dispatch.NewConsents(account, d, consent.New(people, consent.Config{Key: make([]byte, 32), Settle: r.settle}))
 	return account.Run(ctx, func(ctx context.Context) error {
 		return p.Destinations(ctx, a, tenure, func(ctx context.Context, d config.Destination, tenure *owner.Tenure) error {
 			g, ctx := errgroup.WithContext(ctx)
