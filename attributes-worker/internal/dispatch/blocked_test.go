@@ -82,6 +82,36 @@ func TestARefusedKeyBlocksTheAccount(t *testing.T) {
 	}
 }
 
+// A call that was refused has taken its intent back: the next owner makes it.
+func TestARefusedCallLeavesNothingOpen(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.settings, r.lease = "single_opt_in: false", longLease
+	r.publish(subscribe(phone(1)))
+	run := r.start()
+	r.drained() // and it is known whose people they are
+	if err := r.sandbox.API().RevokeKey(only); err != nil {
+		t.Fatal(err)
+	}
+	r.publish(subscribe(phone(2)))
+	r.eventually(func() error {
+		if n := value(run.metrics.Calls(acme, metrics.Subscribe, "401")); n < 1 {
+			return fmt.Errorf("%v subscribes were refused, want 1", n)
+		}
+		return nil
+	})
+	run.stop()
+	if err := r.sandbox.API().RestoreKey(only); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	r.drained()
+	r.noLetters()
+	if got := r.texts(); got[phone(2)] != 1 {
+		t.Errorf("texts %v, want one to each", got)
+	}
+}
+
 // A key file that holds another key, which is that of an account that nobody has
 // taken here, and one that is missing.
 func TestAKeyFileThatIsReplaced(t *testing.T) {
