@@ -171,7 +171,8 @@ func (s *accounts) trim(f fleet, now time.Duration) (next time.Duration) {
 	var idlest *account
 	var idle time.Duration
 	for _, a := range s.list {
-		if sight, _ := o.view.of(a.claim.key); now-a.given < o.cfg.Lease && sight.lease.Released {
+		// Nobody takes it: then we do, a lease after its release.
+		if a.state == watched && now-a.given < 2*o.cfg.Lease && !s.taken(a) {
 			return never
 		}
 		if a.state != owned || !f.taker(a.name) {
@@ -191,6 +192,13 @@ func (s *accounts) trim(f fleet, now time.Duration) (next time.Duration) {
 	idlest.log.Info("account is idle and beyond this replica's share, and is given up")
 	idlest.giveUp(errGivenUp)
 	return never
+}
+
+// taken reports whether another replica is seen to hold an account. That we have
+// released it may not be seen yet.
+func (s *accounts) taken(a *account) bool {
+	sight, _ := s.owner.view.of(a.claim.key)
+	return sight.value != "" && !sight.lease.Released && sight.lease.Owner != s.owner.cfg.ID
 }
 
 // challenge takes an account, and works and releases it.
