@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -206,10 +207,11 @@ func TestSourceThatChangesBetweenAttempts(t *testing.T) {
 			p := newPlace(t)
 			p.file("a.csv", "mobile\n+12125550000\n")
 			uploads := 0
+			var allowed atomic.Bool
 			p.sftp.Intercept(func(op sftptest.Op, _ string) error {
 				if op == sftptest.OpOpen {
 					uploads++
-					if uploads == 2 { // of the second group, when the first has been read
+					if uploads > 1 && !allowed.Load() { // of the second group, when the first has been read
 						return sftp.ErrSSHFxPermissionDenied
 					}
 				}
@@ -219,6 +221,7 @@ func TestSourceThatChangesBetweenAttempts(t *testing.T) {
 			id := p.send(p.campaign("A", p.fileSource("a.csv"), csv(213, 1)))
 			p.blocked(id, "folder_unusable", "")
 			stop()
+			allowed.Store(true)
 			if changed {
 				p.file("a.csv", "mobile\n+12125550009\n")
 			}
