@@ -62,14 +62,26 @@ func (p *Port) Address() string { return fmt.Sprintf("127.0.0.1:%d", p.Number) }
 // any more.
 func (p *Port) Release() error { return p.held.Close() }
 
-// Listen listens on a free port that nobody has reserved. Its error is that of
-// Reserve. It may be called by several goroutines at once.
+// Listen listens on a free port that nobody has reserved. When it finds none, the
+// error is that of the last one it tried. It may be called by several goroutines at
+// once.
 func Listen(ctx context.Context) (net.Listener, error) {
+	for n := 0; ; n++ {
+		l, err := listen(ctx)
+		if err == nil || n == tries {
+			return l, err
+		}
+	}
+}
+
+// listen listens on a port that it has reserved until it does. Whoever was told the
+// port by an earlier Listen and comes to it only now may be the first all the same.
+func listen(ctx context.Context) (net.Listener, error) {
 	p, err := Reserve(ctx)
 	if err != nil {
 		return nil, err
 	}
+	defer func() { _ = p.Release() }() // nothing was sent: it has nothing to fail with
 	var config net.ListenConfig
-	l, err := config.Listen(ctx, "tcp", p.Address())
-	return l, errors.Join(err, p.Release())
+	return config.Listen(ctx, "tcp", p.Address())
 }
