@@ -70,6 +70,7 @@ func TestAJobThatIsCancelledBehindABlock(t *testing.T) {
 			}
 			run := r.start()
 			r.blocked(run, contract.Attributes, fault.ScopeAccount, fault.LogInRefused, 1)
+			r.pausing()
 			cancelled.Store(true)
 			if err := r.sandbox.API().RestoreKey(only); err != nil {
 				t.Fatal(err)
@@ -94,6 +95,23 @@ func TestAJobThatIsCancelledBehindABlock(t *testing.T) {
 			}
 		})
 	}
+}
+
+// pausing waits for a moment between two probes of a block, when no call is under way
+// that left before it: none has arrived for the larger part of the least pause.
+func (r *rig) pausing() {
+	r.t.Helper()
+	const looks = 15 // of 20 ms, of 500
+	arrived, same := -1, 0
+	r.eventually(func() error {
+		if n := len(r.sandbox.API().Arrivals()); n != arrived {
+			arrived, same = n, 0
+		}
+		if same++; same < looks {
+			return fmt.Errorf("calls go on arriving: %d by now", arrived)
+		}
+		return nil
+	})
 }
 
 // A job is cancelled while the consent ledger does not answer: to the intent, which is
