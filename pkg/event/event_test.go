@@ -152,10 +152,9 @@ func TestFollowGoesOnAfterAReplay(t *testing.T) {
 	want(t, following(ctx, t, c, func([]attentivev1.JobState) {}), story...)
 }
 
-func TestFollowBelievesTheLedgerWhenEventsAreLost(t *testing.T) {
-	t.Parallel()
-	c := queuetest.Start(t).Conn(t)
-	ctx := bounded(t)
+// begun enters the job in the ledger.
+func begun(ctx context.Context, t *testing.T, c *broker.Conn) *ledger.Record {
+	t.Helper()
 	kv, err := c.JS.KeyValue(ctx, broker.BucketLedger)
 	if err != nil {
 		t.Fatal(err)
@@ -164,8 +163,16 @@ func TestFollowBelievesTheLedgerWhenEventsAreLost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return record
+}
+
+func TestFollowBelievesTheLedgerWhenEventsAreLost(t *testing.T) {
+	t.Parallel()
+	c := queuetest.Start(t).Conn(t)
+	ctx := bounded(t)
+	record := begun(ctx, t, c)
 	event.NewPublisher(c, slog.New(slog.DiscardHandler)).Publish(ctx, contract.Segment, of(received))
-	err = record.Change(ctx, func(e *ledger.Entry) {
+	err := record.Change(ctx, func(e *ledger.Entry) {
 		e.State, e.Reason, e.Detail = ledger.DeadLettered, fault.AccessDenied, "not allowed"
 	})
 	if err != nil {
@@ -189,14 +196,7 @@ func TestTheEndIsToldOnceAndWithItsText(t *testing.T) {
 	t.Parallel()
 	c := queuetest.Start(t).Conn(t)
 	ctx := bounded(t)
-	kv, err := c.JS.KeyValue(ctx, broker.BucketLedger)
-	if err != nil {
-		t.Fatal(err)
-	}
-	record, err := ledger.New(kv).Begin(ctx, ledger.Entry{Kind: contract.Segment, Destination: "acme", JobID: job, Fingerprint: "f"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	record := begun(ctx, t, c)
 	long := "delivered 5 rows in 40 segments (" + strings.Repeat("WinbackDressShirts, ", 40) + ")"
 	if err := record.Note(ctx, "", long, func(e *ledger.Entry) { e.State = ledger.Succeeded }); err != nil {
 		t.Fatal(err)
