@@ -85,7 +85,7 @@ func (c *canceller) cancel(ctx context.Context, f found) (string, error) {
 	case errors.Is(err, ledger.ErrPublishing):
 		return "", fail(exitRefused, fmt.Errorf("%w: some may be visible already, and it takes seconds; wait, or use --force", err))
 	case errors.Is(err, ledger.ErrSucceeded):
-		return "", fail(exitRefused, fmt.Errorf("%w: %s was sent", err, sent(before, 0)))
+		return "", fail(exitRefused, fmt.Errorf("%w; sent: %s", err, sent(before, 0)))
 	case err != nil:
 		return "", err
 	}

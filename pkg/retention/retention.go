@@ -210,9 +210,11 @@ type Use struct {
 	Needed bool
 }
 
-// Uses returns the objects that a job in a queue or in the ledger names.
+// Uses returns the objects that a job in a queue or in the ledger names. Whoever takes
+// the message of a job that is sent or cancelled reads nothing: that message needs no
+// object, however long a pause keeps it in its queue.
 func (c *Cleaner) Uses(ctx context.Context) (map[string]Use, error) {
-	uses := make(map[string]Use)
+	uses, ended := make(map[string]Use), make(map[string]bool)
 	note := func(e ledger.Entry, over bool) {
 		for _, name := range e.Objects {
 			if !uses[name].Needed {
@@ -227,6 +229,9 @@ func (c *Cleaner) Uses(ctx context.Context) (map[string]Use, error) {
 			if err != nil {
 				return nil, err
 			}
+			if e.State == ledger.Succeeded || e.State == ledger.Cancelled {
+				ended[ledger.Key(k, e.Destination, e.JobID)] = true
+			}
 			if len(e.Objects) == 0 {
 				continue
 			}
@@ -240,7 +245,9 @@ func (c *Cleaner) Uses(ctx context.Context) (map[string]Use, error) {
 			if err != nil {
 				return nil, err
 			}
-			note(j.Entry, false)
+			if !ended[ledger.Key(k, j.Destination, j.JobID)] {
+				note(j.Entry, false)
+			}
 		}
 	}
 	return uses, nil

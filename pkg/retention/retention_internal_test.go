@@ -139,6 +139,32 @@ func TestWhatIsOverIsRemoved(t *testing.T) {
 	}
 }
 
+// TestAMessageOfACancelledJobNeedsNothing: a pause keeps it in its queue, for days.
+func TestAMessageOfACancelledJobNeedsNothing(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t)
+	if _, err := s.objects.PutString(t.Context(), "cancelled", "mobile\n"); err != nil {
+		t.Fatal(err)
+	}
+	j := jobOf("cancelled")
+	if _, err := publish.New(s.Conn).SegmentJob(t.Context(), j); err != nil {
+		t.Fatal(err)
+	}
+	if objects, _ := s.after(8 * day); objects != "cancelled" {
+		t.Errorf("while the job waits: %q, want its object", objects)
+	}
+	waiting := ledger.Entry{Kind: contract.Segment, Destination: j.GetDestination(), JobID: j.GetId(), Objects: []string{"cancelled"}}
+	if _, _, err := s.Ledger.Cancel(t.Context(), waiting, "a test", ledger.Gently); err != nil {
+		t.Fatal(err)
+	}
+	if objects, _ := s.after(6 * day); objects != "cancelled" {
+		t.Errorf("6 days after it was cancelled: %q, want the object", objects)
+	}
+	if objects, _ := s.after(8 * day); objects != "" {
+		t.Errorf("8 days after it was cancelled: %q, want nothing", objects)
+	}
+}
+
 // TestAnOrphanWaitsForItsDeadLetter: a job that was refused before it was begun is in
 // no ledger, and what it names is to be there for its replay.
 func TestAnOrphanWaitsForItsDeadLetter(t *testing.T) {
