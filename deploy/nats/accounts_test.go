@@ -143,6 +143,7 @@ func TestAccounts(t *testing.T) {
 	file := s.write("rows.csv", "mobile\n"+strings.Repeat("+12125550101\n", 60_000)) // more than a message holds
 	execute("operator", 0, "send", "--destination", account.Segments, "--segment", "Sent", "--group", "VIP="+file)
 	execute("operator", 0, "destinations", "pause", account.Attributes, "--because", "a test")
+	s.says("attributes-worker", "destination is paused") // it looks every two seconds
 	regretted := attributesJob(stored)
 	if _, err := client.AttributesJob(t.Context(), regretted); err != nil {
 		t.Fatal(err)

@@ -1,7 +1,6 @@
 package nats_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -17,6 +16,7 @@ import (
 	"attentive.internal/deploy/allinone/account"
 	"attentive.internal/deploy/nats/keys"
 	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/logtest"
 	"attentive.internal/pkg/sandbox"
 	"attentive.internal/pkg/sandbox/sandboxtest"
 	"attentive.internal/pkg/worker"
@@ -34,13 +34,17 @@ type site struct {
 	dir   string
 	url   string
 	said  *record
+	logs  map[string]*logtest.Buffer // by user, what a worker says
 	relay account.Relay
 }
 
 // newSite starts both.
 func newSite(t *testing.T) *site {
 	t.Helper()
-	s := &site{t: t, dir: t.TempDir(), said: &record{used: make(map[string]map[string]bool)}}
+	s := &site{
+		t: t, dir: t.TempDir(), said: &record{used: make(map[string]map[string]bool)},
+		logs: map[string]*logtest.Buffer{"segment-worker": {}, "attributes-worker": {}},
+	}
 	if err := keys.Make(keys.Config{Dir: filepath.Join(s.dir, "keys"), Hosts: []string{"127.0.0.1"}}); err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +141,7 @@ func (s *site) work() (stop func()) {
 	for user, run := range map[string]func(context.Context, worker.Options) error{
 		"segment-worker": segmentworker.Run, "attributes-worker": attributesworker.Run,
 	} {
-		file, log := s.configuration(user), &bytes.Buffer{}
+		file, log := s.configuration(user), s.logs[user]
 		running.Go(func() {
 			err := run(ctx, worker.Options{
 				ConfigFile: file, SweepAfter: time.Second,
@@ -157,6 +161,16 @@ func (s *site) work() (stop func()) {
 	})
 	s.t.Cleanup(stop)
 	return stop
+}
+
+// says waits until a worker has said something that holds text.
+func (s *site) says(user, text string) {
+	s.t.Helper()
+	for end := time.Now().Add(longest); !strings.Contains(s.logs[user].String(), text); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			s.t.Fatalf("%s does not say %q in %s", user, text, longest)
+		}
+	}
 }
 
 // record is the broker's log: who published where, and what was refused.
