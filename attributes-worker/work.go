@@ -2,7 +2,6 @@ package attributesworker
 
 import (
 	"context"
-	"fmt"
 
 	"golang.org/x/sync/errgroup"
 
@@ -34,17 +33,17 @@ func work(ctx context.Context, p worker.Parts, a config.Account, tenure *owner.T
 	if err != nil {
 		return err
 	}
-	people, err := p.Conn.JS.KeyValue(ctx, broker.BucketConsent)
+	people, err := p.Conn.KeyValue(ctx, broker.BucketConsent)
 	if err != nil {
-		return fmt.Errorf("open the bucket %s: %w", broker.BucketConsent, err)
+		return err
 	}
 	key, err := consent.Key(ctx, people)
 	if err != nil {
 		return err
 	}
-	batches, err := p.Conn.JS.KeyValue(ctx, broker.BucketBatches)
+	batches, err := p.Conn.KeyValue(ctx, broker.BucketBatches)
 	if err != nil {
-		return fmt.Errorf("open the bucket %s: %w", broker.BucketBatches, err)
+		return err
 	}
 	var ids []string
 	for _, d := range a.Destinations {

@@ -7,7 +7,6 @@ package segmentworker
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -45,9 +44,9 @@ func Run(ctx context.Context, opt worker.Options) error {
 // work runs the jobs of an account: those of a destination one after the
 // other, those of different destinations side by side.
 func work(ctx context.Context, p worker.Parts, account config.Account, tenure *owner.Tenure) error {
-	files, err := p.Conn.JS.KeyValue(ctx, broker.BucketFiles)
+	files, err := p.Conn.KeyValue(ctx, broker.BucketFiles)
 	if err != nil {
-		return fmt.Errorf("open the bucket %s: %w", broker.BucketFiles, err)
+		return err
 	}
 	numbers, baselines := filename.NewNumbers(files), baseline.New(files)
 	names := new(delivery.Names)

@@ -36,9 +36,9 @@ func (b Block) String() string {
 // Blocks returns what the live replicas of all programs say that they wait for, the
 // oldest first.
 func Blocks(ctx context.Context, conn *broker.Conn) ([]Block, error) {
-	kv, err := conn.JS.KeyValue(ctx, broker.BucketOwners)
+	kv, err := conn.KeyValue(ctx, broker.BucketOwners)
 	if err != nil {
-		return nil, fmt.Errorf("open the bucket %s: %w", broker.BucketOwners, broker.Explain(err))
+		return nil, err
 	}
 	var list []Block
 	prefix := "$KV." + broker.BucketOwners + "."

@@ -59,6 +59,13 @@ func TestPermissions(t *testing.T) {
 	if !errors.Is(err, broker.ErrForbidden) || errors.Is(err, broker.ErrUnanswered) || !strings.Contains(err.Error(), other) {
 		t.Errorf("another destination: %v, want ErrForbidden and the subject", err)
 	}
+	pauses, err := p.KeyValue(t.Context(), broker.BucketPauses)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pauses.Get(t.Context(), "acme"); !errors.Is(err, broker.ErrForbidden) || !strings.Contains(err.Error(), "MSG.GET.KV_"+broker.BucketPauses) {
+		t.Errorf("read a bucket: %v, want ErrForbidden and the subject", err)
+	}
 	stream, err := a.JS.Stream(t.Context(), broker.StreamJobs)
 	if err != nil {
 		t.Fatal(err)

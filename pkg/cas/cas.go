@@ -37,9 +37,10 @@ func Load[T any](ctx context.Context, kv jetstream.KeyValue, key string) (value 
 	return value, entry.Revision(), nil
 }
 
-// Keys returns the keys of kv that match filter, in no order, and perhaps one twice:
-// all of them, or an error. The library's list ends early, and like a whole one, when
-// ctx does; and its goroutine never ends when not all of it is taken.
+// Keys returns the keys of kv that match filter, in no order, and perhaps one twice, or
+// one that was removed: all of them, or an error. The library's list ends early, and
+// like a whole one, when ctx does; and its goroutine never ends when not all of it is
+// taken.
 func Keys(ctx context.Context, kv jetstream.KeyValue, filter string) (keys []string, err error) {
 	list, err := kv.ListKeysFiltered(ctx, filter)
 	if err == nil {

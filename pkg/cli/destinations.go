@@ -97,9 +97,9 @@ func (d *directory) list(ctx context.Context) error {
 // pauses connects, opens the bucket of pauses, and calls with.
 func (s *session) pauses(ctx context.Context, cfg *config.Config, with func(*broker.Conn, jetstream.KeyValue) error) error {
 	return s.connect(ctx, cfg, func(conn *broker.Conn) error {
-		kv, err := conn.JS.KeyValue(ctx, broker.BucketPauses)
+		kv, err := conn.KeyValue(ctx, broker.BucketPauses)
 		if err != nil {
-			return fmt.Errorf("open the bucket %s: %w", broker.BucketPauses, broker.Explain(err))
+			return err
 		}
 		return with(conn, kv)
 	})

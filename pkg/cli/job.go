@@ -91,9 +91,9 @@ func (r *registry) look(ctx context.Context, f found) (jobView, error) {
 // why says what a job waits for, as far as that can be told.
 func (r *registry) why(ctx context.Context, f found) (string, error) {
 	e := f.entry
-	kv, err := r.conn.JS.KeyValue(ctx, broker.BucketPauses)
+	kv, err := r.conn.KeyValue(ctx, broker.BucketPauses)
 	if err != nil {
-		return "", fmt.Errorf("open the bucket %s: %w", broker.BucketPauses, err)
+		return "", err
 	}
 	paused, err := pause.List(ctx, kv)
 	if err != nil {

@@ -90,9 +90,9 @@ func (r *registry) open(ctx context.Context, with func() error) (err error) {
 		return err
 	}
 	return r.connect(ctx, r.cfg, func(conn *broker.Conn) error {
-		kv, err := conn.JS.KeyValue(ctx, broker.BucketLedger)
+		kv, err := conn.KeyValue(ctx, broker.BucketLedger)
 		if err != nil {
-			return fmt.Errorf("open the bucket %s: %w", broker.BucketLedger, broker.Explain(err))
+			return err
 		}
 		r.conn, r.ledger = conn, ledger.New(kv)
 		if err := with(); err != nil {

@@ -71,9 +71,9 @@ func (r *rejected) write(ctx context.Context, f found) (err error) {
 	if err != nil {
 		return err
 	}
-	store, err := r.conn.JS.ObjectStore(ctx, broker.ObjectsRejects)
+	store, err := r.conn.ObjectStore(ctx, broker.ObjectsRejects)
 	if err != nil {
-		return fmt.Errorf("open %s: %w", broker.ObjectsRejects, broker.Explain(err))
+		return err
 	}
 	// Without a deadline of its own the library ends the reading after some seconds.
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)

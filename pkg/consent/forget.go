@@ -35,9 +35,9 @@ type Trace struct {
 // address it is, in all companies. Entries that were made with another key, which is
 // lost then, are not found by anybody.
 func Traces(ctx context.Context, conn *broker.Conn, identifier string) ([]Trace, error) {
-	kv, err := conn.JS.KeyValue(ctx, broker.BucketConsent)
+	kv, err := conn.KeyValue(ctx, broker.BucketConsent)
 	if err != nil {
-		return nil, fmt.Errorf("open the bucket %s: %w", broker.BucketConsent, err)
+		return nil, err
 	}
 	key, err := kv.Get(ctx, keyName)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -91,9 +91,9 @@ func companies(ctx context.Context, conn *broker.Conn, kv jetstream.KeyValue) (m
 // Remove removes the entry. It fails with [cas.ErrConflict] when something was sent
 // of the subscription since it was found.
 func (t Trace) Remove(ctx context.Context, conn *broker.Conn) error {
-	kv, err := conn.JS.KeyValue(ctx, broker.BucketConsent)
+	kv, err := conn.KeyValue(ctx, broker.BucketConsent)
 	if err != nil {
-		return fmt.Errorf("open the bucket %s: %w", broker.BucketConsent, err)
+		return err
 	}
 	return cas.Remove(ctx, kv, t.key, t.revision)
 }

@@ -231,9 +231,9 @@ func (s *Store) succeeded(ctx context.Context, l Letter) (bool, error) {
 	if !l.Kind.Job() || l.Job == "" {
 		return false, nil
 	}
-	kv, err := s.conn.JS.KeyValue(ctx, broker.BucketLedger)
+	kv, err := s.conn.KeyValue(ctx, broker.BucketLedger)
 	if err != nil {
-		return false, fmt.Errorf("open %s: %w", broker.BucketLedger, err)
+		return false, err
 	}
 	record, ok, err := ledger.New(kv).Find(ctx, l.Kind, l.Destination, l.Job)
 	if err != nil || !ok {

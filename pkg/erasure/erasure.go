@@ -163,15 +163,15 @@ type eraser struct {
 func Run(ctx context.Context, conn *broker.Conn, cfg Config) error {
 	e := &eraser{Config: cfg, conn: conn, letters: deadletter.New(conn, "")}
 	var err error
-	if e.audiences, err = conn.JS.ObjectStore(ctx, broker.ObjectsAudiences); err != nil {
-		return fmt.Errorf("open %s: %w", broker.ObjectsAudiences, err)
+	if e.audiences, err = conn.ObjectStore(ctx, broker.ObjectsAudiences); err != nil {
+		return err
 	}
 	if e.sources, err = source.New(source.Config{Objects: e.audiences, JetStream: conn.JS}); err != nil {
 		return err
 	}
-	entries, err := conn.JS.KeyValue(ctx, broker.BucketLedger)
+	entries, err := conn.KeyValue(ctx, broker.BucketLedger)
 	if err != nil {
-		return fmt.Errorf("open the bucket %s: %w", broker.BucketLedger, err)
+		return err
 	}
 	parts := job.Parts{Conn: conn, Ledger: ledger.New(entries), Log: slog.New(slog.DiscardHandler)}
 	e.cleaner = retention.New(parts, e.audiences, retention.Config{})

@@ -197,9 +197,9 @@ func (e *eraser) inTable(ctx context.Context, s *attentivev1.Source, c attentive
 
 // rejects removes the person's rows from those that could not be sent.
 func (e *eraser) rejects(ctx context.Context) error {
-	store, err := e.conn.JS.ObjectStore(ctx, broker.ObjectsRejects)
+	store, err := e.conn.ObjectStore(ctx, broker.ObjectsRejects)
 	if err != nil {
-		return fmt.Errorf("open %s: %w", broker.ObjectsRejects, err)
+		return err
 	}
 	list, err := store.List(ctx)
 	if errors.Is(err, jetstream.ErrNoObjectsFound) {

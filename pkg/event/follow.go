@@ -153,7 +153,7 @@ func (f *follower) stored(ctx context.Context) (*attentivev1.JobEvent, error) {
 // fromLedger returns the last event of a job that the ledger knows to have
 // ended for a while, else nil.
 func (f *follower) fromLedger(ctx context.Context) *attentivev1.JobEvent {
-	kv, err := f.conn.JS.KeyValue(ctx, broker.BucketLedger)
+	kv, err := f.conn.JS.KeyValue(ctx, broker.BucketLedger) // not by the leader: permissions of publishers are for keys
 	if err != nil {
 		return nil
 	}

@@ -37,7 +37,7 @@ func (c *Client) Audience(ctx context.Context, name string, r io.Reader) (*atten
 }
 
 func (c *Client) audience(ctx context.Context, name string, r io.Reader) ([]byte, error) {
-	objects, err := c.conn.JS.ObjectStore(ctx, broker.ObjectsAudiences)
+	objects, err := c.conn.JS.ObjectStore(ctx, broker.ObjectsAudiences) // not by the leader: publishers may not read audiences
 	if err != nil {
 		return nil, err
 	}

@@ -127,7 +127,7 @@ func (c *Client) kept(ctx context.Context, k contract.Kind, j job, r Receipt) (s
 	if !errors.Is(queued, jetstream.ErrMsgNotFound) && !errors.Is(queued, broker.ErrForbidden) {
 		return "", queued
 	}
-	kv, err := c.conn.JS.KeyValue(ctx, broker.BucketLedger)
+	kv, err := c.conn.JS.KeyValue(ctx, broker.BucketLedger) // not by the leader: permissions of publishers are for keys
 	if err != nil {
 		return "", broker.Explain(err)
 	}

@@ -64,7 +64,7 @@ func (c *Consumer) investigate(ctx context.Context, stream jetstream.Stream, inf
 	if c.cfg.Quarantine == nil {
 		return suspicion{}, nil
 	}
-	kv, err := c.conn.JS.KeyValue(ctx, broker.BucketOwners)
+	kv, err := c.conn.KeyValue(ctx, broker.BucketOwners)
 	if err != nil {
 		return suspicion{}, err
 	}

@@ -354,18 +354,14 @@ func (r *runner) parts(ctx context.Context, conn *broker.Conn, cfg *config.Confi
 		if err != nil {
 			return nil
 		}
-		if kv, err = conn.JS.KeyValue(ctx, name); err != nil {
-			err = fmt.Errorf("open the bucket %s: %w", name, err)
-		}
+		kv, err = conn.KeyValue(ctx, name)
 		return kv
 	}
 	objects := func(name string) (store jetstream.ObjectStore) {
 		if err != nil {
 			return nil
 		}
-		if store, err = conn.JS.ObjectStore(ctx, name); err != nil {
-			err = fmt.Errorf("open the object store %s: %w", name, err)
-		}
+		store, err = conn.ObjectStore(ctx, name)
 		return store
 	}
 	leases, entries, pauses := bucket(broker.BucketOwners), bucket(broker.BucketLedger), bucket(broker.BucketPauses)
