@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/fault"
@@ -202,7 +203,7 @@ func dies(t *testing.T, p *place, wire *queuetest.Tripwire, handle handler) (die
 // ended checks that the only job has come to its end, once.
 func (p *place) ended(t *testing.T, want ledger.State) {
 	t.Helper()
-	for record, err := range p.ledger.List(t.Context(), contract.Segment, p.destination) {
+	for record, err := range p.ledger.List(t.Context(), contract.Segment, p.destination, time.Time{}) {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -244,10 +244,13 @@ func (l *Ledger) Find(ctx context.Context, k contract.Kind, destination, job str
 	return l.record(entry, revision), true, nil
 }
 
-// List yields the records of all jobs of kind k of a destination, in no order.
-func (l *Ledger) List(ctx context.Context, k contract.Kind, destination string) iter.Seq2[*Record, error] {
+// List yields the records of the jobs of kind k of a destination that go on, or that
+// have changed since a time before the last minutes, in no order. Old ones are many,
+// so the bucket is read once, as any replica has it; where a replica that lags may be
+// wrong, the entry itself is read.
+func (l *Ledger) List(ctx context.Context, k contract.Kind, destination string, since time.Time) iter.Seq2[*Record, error] {
 	return func(yield func(*Record, error) bool) {
-		keys, err := cas.Keys(ctx, l.kv, Key(k, destination, "*"))
+		keys, err := l.current(ctx, Key(k, destination, "*"), since)
 		if err != nil {
 			yield(nil, fmt.Errorf("list jobs of %s: %w", destination, err))
 			return
@@ -264,37 +267,90 @@ func (l *Ledger) List(ctx context.Context, k contract.Kind, destination string) 
 	}
 }
 
+// current returns the keys of the entries that may not have ended before a time.
+func (l *Ledger) current(ctx context.Context, filter string, since time.Time) (keys []string, err error) {
+	known := make(map[string]bool)
+	err = l.read(ctx, filter, func(e jetstream.KeyValueEntry) error {
+		known[e.Key()] = true
+		if e.Operation() != jetstream.KeyValuePut {
+			return nil
+		}
+		entry, err := decode(e)
+		if err != nil {
+			return err
+		}
+		if !entry.State.Terminal() || !entry.Updated.Before(since) {
+			keys = append(keys, e.Key())
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	all, err := cas.Keys(ctx, l.kv, filter)
+	if err != nil {
+		return nil, err
+	}
+	for _, key := range all {
+		if !known[key] {
+			keys = append(keys, key)
+		}
+	}
+	return keys, nil
+}
+
+func decode(e jetstream.KeyValueEntry) (entry Entry, err error) {
+	if err := json.Unmarshal(e.Value(), &entry); err != nil {
+		return Entry{}, fmt.Errorf("value of %s in %s: %w", e.Key(), e.Bucket(), err)
+	}
+	return entry, nil
+}
+
+// read calls each with every entry and mark of a removal that matches, in one reading
+// of the bucket, as any replica has it. An error of each ends it.
+func (l *Ledger) read(ctx context.Context, filter string, each func(jetstream.KeyValueEntry) error) error {
+	w, err := l.kv.Watch(ctx, filter)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = w.Stop() }() // reading is all that ends
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case e := <-w.Updates():
+			if e == nil { // that was all, unless ctx has ended
+				return context.Cause(ctx)
+			}
+			if err := each(e); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// errEnough ends a reading of which no more is wanted.
+var errEnough = errors.New("enough")
+
 // Entries yields the entries of all jobs that match, in no order, in one reading
 // of the bucket. Each of k, destination and job may be "*", for all.
 func (l *Ledger) Entries(ctx context.Context, k contract.Kind, destination, job string) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		w, err := l.kv.Watch(ctx, Key(k, destination, job), jetstream.IgnoreDeletes())
-		if err != nil {
-			yield(Entry{}, fmt.Errorf("list jobs: %w", err))
-			return
-		}
-		defer func() { _ = w.Stop() }() // reading is all that ends
-		for {
-			select {
-			case <-ctx.Done():
-				yield(Entry{}, fmt.Errorf("list jobs: %w", context.Cause(ctx)))
-				return
-			case e := <-w.Updates():
-				if e == nil { // that was all, unless ctx has ended
-					if ctx.Err() != nil {
-						yield(Entry{}, fmt.Errorf("list jobs: %w", context.Cause(ctx)))
-					}
-					return
-				}
-				var entry Entry
-				if err := json.Unmarshal(e.Value(), &entry); err != nil {
-					yield(Entry{}, fmt.Errorf("value of %s in %s: %w", e.Key(), l.kv.Bucket(), err))
-					return
-				}
-				if !yield(entry, nil) {
-					return
-				}
+		err := l.read(ctx, Key(k, destination, job), func(e jetstream.KeyValueEntry) error {
+			if e.Operation() != jetstream.KeyValuePut {
+				return nil
 			}
+			entry, err := decode(e)
+			if err != nil {
+				return err
+			}
+			if !yield(entry, nil) {
+				return errEnough
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, errEnough) {
+			yield(Entry{}, fmt.Errorf("list jobs: %w", err))
 		}
 	}
 }

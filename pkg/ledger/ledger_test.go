@@ -1,13 +1,18 @@
 package ledger_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/testing/protocmp"
 
 	attentivev1 "attentive.internal/proto/attentive/v1"
@@ -137,7 +142,7 @@ func TestFindAndList(t *testing.T) {
 	other.Destination = "acme-two"
 	begin(t, l, other)
 	got := map[string]bool{}
-	for r, err := range l.List(t.Context(), contract.Segment, "acme") {
+	for r, err := range l.List(t.Context(), contract.Segment, "acme", time.Now()) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -148,6 +153,87 @@ func TestFindAndList(t *testing.T) {
 	}
 	if r, ok, err := l.Find(t.Context(), contract.Segment, "acme", "b"); !ok || err != nil || r.Entry().JobID != "b" {
 		t.Errorf("Find(b) = %v, %v, %v", r, ok, err)
+	}
+}
+
+// TestListReadsOldEntriesOnce: there are those of months, and an owner has no time to
+// ask for each.
+func TestListReadsOldEntriesOnce(t *testing.T) {
+	t.Parallel()
+	conn := queuetest.Start(t).Conn(t)
+	kv, err := conn.KeyValue(t.Context(), broker.BucketLedger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := ledger.New(kv)
+	enter := func(job string, s ledger.State) *ledger.Record {
+		r := begin(t, l, entry(job, "f"))
+		if err := r.Change(t.Context(), func(e *ledger.Entry) { e.State = s }); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	const old = 200
+	for n := range old {
+		r := enter(fmt.Sprintf("old-%d", n), ledger.Succeeded)
+		if n%2 == 0 {
+			continue
+		}
+		if err := l.Remove(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	enter("goes-on", ledger.Sending)
+	since := time.Now()
+	enter("ended-now", ledger.Succeeded)
+
+	before := conn.NC.Stats().OutMsgs
+	var got []string
+	for r, err := range l.List(t.Context(), contract.Segment, "acme", since) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, r.Entry().JobID)
+	}
+	slices.Sort(got)
+	if diff := cmp.Diff([]string{"ended-now", "goes-on"}, got); diff != "" {
+		t.Errorf("jobs (-want +got):\n%s", diff)
+	}
+	if n := conn.NC.Stats().OutMsgs - before; n > old/10 {
+		t.Errorf("%d requests for %d old entries and 2 others", n, old)
+	}
+}
+
+// behind is a bucket of which a replica has one job only.
+type behind struct {
+	jetstream.KeyValue
+	has string
+}
+
+func (b behind) Watch(ctx context.Context, _ string, opts ...jetstream.WatchOpt) (jetstream.KeyWatcher, error) {
+	return b.KeyValue.Watch(ctx, b.has, opts...)
+}
+
+// TestListMissesNothingOfAReplicaThatLags: nobody else would ever complete the job.
+func TestListMissesNothingOfAReplicaThatLags(t *testing.T) {
+	t.Parallel()
+	kv, err := queuetest.Start(t).Conn(t).KeyValue(t.Context(), broker.BucketLedger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := ledger.New(behind{kv, ledger.Key(contract.Segment, "acme", "seen")})
+	for _, job := range []string{"seen", "not-yet"} {
+		begin(t, l, entry(job, "f"))
+	}
+	var got []string
+	for r, err := range l.List(t.Context(), contract.Segment, "acme", time.Now()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, r.Entry().JobID)
+	}
+	if diff := cmp.Diff([]string{"seen", "not-yet"}, got); diff != "" {
+		t.Errorf("jobs (-want +got):\n%s", diff)
 	}
 }
 

@@ -115,23 +115,26 @@ func (w *Watch) begin(ctx context.Context) error {
 		}
 		streams = append(streams, stream)
 	}
-	retelling := true
-	for record, err := range w.Ledger.List(ctx, contract.Expand, w.destination) {
+	var ended []*ledger.Record
+	for record, err := range w.Ledger.List(ctx, contract.Expand, w.destination, time.Now().Add(-retellFor)) {
 		if err != nil {
 			return err
 		}
 		switch entry := record.Entry(); {
 		case entry.State == ledger.Sending:
 			w.Add(entry.JobID)
-		case retelling && entry.State == ledger.Succeeded && time.Since(entry.Updated) < retellFor:
-			if err := w.retell(ctx, record); err != nil {
-				w.Log.Warn("it is not told again which jobs have succeeded: whoever follows one finds it in the ledger",
-					"destination", w.destination, "err", err)
-				retelling = false
-			}
+		case entry.State == ledger.Succeeded && time.Since(entry.Updated) < retellFor:
+			ended = append(ended, record)
 		}
 	}
 	w.profiles, w.dead = streams[0], streams[1]
+	for _, record := range ended {
+		if err := w.retell(ctx, record); err != nil {
+			w.Log.Warn("it is not told again which jobs have succeeded: whoever follows one finds it in the ledger",
+				"destination", w.destination, "err", err)
+			return nil
+		}
+	}
 	return nil
 }
 
