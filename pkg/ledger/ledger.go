@@ -244,10 +244,10 @@ func (l *Ledger) Find(ctx context.Context, k contract.Kind, destination, job str
 	return l.record(entry, revision), true, nil
 }
 
-// List yields the records of the jobs of kind k of a destination that go on, or that
-// have changed since a time before the last minutes, in no order. Old ones are many,
-// so the bucket is read once, as any replica has it; where a replica that lags may be
-// wrong, the entry itself is read.
+// List yields the records of the jobs of kind k of a destination that go on or are
+// dead-lettered, or that have changed since a time before the last minutes, in no order.
+// Old ones are many, so the bucket is read once, as any replica has it; where a replica
+// that lags may be wrong, the entry itself is read.
 func (l *Ledger) List(ctx context.Context, k contract.Kind, destination string, since time.Time) iter.Seq2[*Record, error] {
 	return func(yield func(*Record, error) bool) {
 		keys, err := l.current(ctx, Key(k, destination, "*"), since)
@@ -267,7 +267,8 @@ func (l *Ledger) List(ctx context.Context, k contract.Kind, destination string, 
 	}
 }
 
-// current returns the keys of the entries that may not have ended before a time.
+// current returns the keys of the entries that may not have ended before a time. One
+// that is dead-lettered may have been replayed a moment ago, and go on.
 func (l *Ledger) current(ctx context.Context, filter string, since time.Time) (keys []string, err error) {
 	known := make(map[string]bool)
 	err = l.read(ctx, filter, func(e jetstream.KeyValueEntry) error {
@@ -279,7 +280,7 @@ func (l *Ledger) current(ctx context.Context, filter string, since time.Time) (k
 		if err != nil {
 			return err
 		}
-		if !entry.State.Terminal() || !entry.Updated.Before(since) {
+		if !entry.State.Terminal() || entry.State == DeadLettered || !entry.Updated.Before(since) {
 			keys = append(keys, e.Key())
 		}
 		return nil

@@ -237,6 +237,68 @@ func TestListMissesNothingOfAReplicaThatLags(t *testing.T) {
 	}
 }
 
+// before is a bucket of which a replica has what was there before a change.
+type before struct {
+	jetstream.KeyValue
+	has []jetstream.KeyValueEntry
+}
+
+func (b before) Watch(context.Context, string, ...jetstream.WatchOpt) (jetstream.KeyWatcher, error) {
+	updates := make(chan jetstream.KeyValueEntry, len(b.has)+1)
+	for _, e := range b.has {
+		updates <- e
+	}
+	updates <- nil // that was all
+	return watcher{updates: updates}, nil
+}
+
+type watcher struct {
+	jetstream.KeyWatcher
+	updates chan jetstream.KeyValueEntry
+}
+
+func (w watcher) Updates() <-chan jetstream.KeyValueEntry { return w.updates }
+func (w watcher) Stop() error                             { return nil }
+
+// TestListKnowsThatADeadJobWasReplayed although a replica that lags says that it ended
+// long ago: nobody else would ever complete it.
+func TestListKnowsThatADeadJobWasReplayed(t *testing.T) {
+	t.Parallel()
+	kv, err := queuetest.Start(t).Conn(t).KeyValue(t.Context(), broker.BucketLedger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := ledger.New(kv)
+	change := func(s ledger.State) {
+		t.Helper()
+		r, _, err := l.Find(t.Context(), contract.Segment, "acme", "replayed")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Change(t.Context(), func(e *ledger.Entry) { e.State = s }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin(t, l, entry("replayed", "f"))
+	change(ledger.DeadLettered)
+	dead, err := kv.Get(t.Context(), ledger.Key(contract.Segment, "acme", "replayed"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	since := time.Now()
+	change(ledger.Sending)
+	var got []ledger.State
+	for r, err := range ledger.New(before{kv, []jetstream.KeyValueEntry{dead}}).List(t.Context(), contract.Segment, "acme", since) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, r.Entry().State)
+	}
+	if diff := cmp.Diff([]ledger.State{ledger.Sending}, got); diff != "" {
+		t.Errorf("states (-want +got):\n%s", diff)
+	}
+}
+
 func TestStates(t *testing.T) {
 	t.Parallel()
 	for _, s := range []ledger.State{
