@@ -212,9 +212,10 @@ type Use struct {
 
 // Uses returns the objects that a job in a queue or in the ledger names. Whoever takes
 // the message of a job that is sent or cancelled reads nothing: that message needs no
-// object, however long a pause keeps it in its queue.
+// object, however long a pause keeps it in its queue. Another message of the same id
+// becomes a dead letter, which an operator may repair.
 func (c *Cleaner) Uses(ctx context.Context) (map[string]Use, error) {
-	uses, ended := make(map[string]Use), make(map[string]bool)
+	uses, ended := make(map[string]Use), make(map[string]string) // fingerprints, by key
 	note := func(e ledger.Entry, over bool) {
 		for _, name := range e.Objects {
 			if !uses[name].Needed {
@@ -230,7 +231,7 @@ func (c *Cleaner) Uses(ctx context.Context) (map[string]Use, error) {
 				return nil, err
 			}
 			if e.State == ledger.Succeeded || e.State == ledger.Cancelled {
-				ended[ledger.Key(k, e.Destination, e.JobID)] = true
+				ended[ledger.Key(k, e.Destination, e.JobID)] = e.Fingerprint
 			}
 			if len(e.Objects) == 0 {
 				continue
@@ -245,7 +246,7 @@ func (c *Cleaner) Uses(ctx context.Context) (map[string]Use, error) {
 			if err != nil {
 				return nil, err
 			}
-			if !ended[ledger.Key(k, j.Destination, j.JobID)] {
+			if print, over := ended[ledger.Key(k, j.Destination, j.JobID)]; !over || print != j.Fingerprint {
 				note(j.Entry, false)
 			}
 		}

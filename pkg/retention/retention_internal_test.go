@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"attentive.internal/pkg/backlog"
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/deadletter"
@@ -153,15 +154,37 @@ func TestAMessageOfACancelledJobNeedsNothing(t *testing.T) {
 	if objects, _ := s.after(8 * day); objects != "cancelled" {
 		t.Errorf("while the job waits: %q, want its object", objects)
 	}
-	waiting := ledger.Entry{Kind: contract.Segment, Destination: j.GetDestination(), JobID: j.GetId(), Objects: []string{"cancelled"}}
-	if _, _, err := s.Ledger.Cancel(t.Context(), waiting, "a test", ledger.Gently); err != nil {
-		t.Fatal(err)
+	for waiting, err := range backlog.Jobs(t.Context(), s.Conn, contract.Segment, "*") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := s.Ledger.Cancel(t.Context(), waiting.Entry, "a test", ledger.Gently); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if objects, _ := s.after(6 * day); objects != "cancelled" {
 		t.Errorf("6 days after it was cancelled: %q, want the object", objects)
 	}
 	if objects, _ := s.after(8 * day); objects != "" {
 		t.Errorf("8 days after it was cancelled: %q, want nothing", objects)
+	}
+}
+
+// TestAMessageWhoseIDWasUsedNeedsItsObject: it becomes a dead letter, which can be
+// repaired as long as its audience is there.
+func TestAMessageWhoseIDWasUsedNeedsItsObject(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t)
+	j := jobOf("queued")
+	j.Id = s.job(ledger.Succeeded, "done")
+	if _, err := s.objects.PutString(t.Context(), "queued", "mobile\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := publish.New(s.Conn).SegmentJob(t.Context(), j); err != nil {
+		t.Fatal(err)
+	}
+	if objects, _ := s.after(8 * day); objects != "queued" {
+		t.Errorf("after 8 days: %q, want the object of the message", objects)
 	}
 }
 
