@@ -348,12 +348,13 @@ func TestEnsureMends(t *testing.T) {
 	cfg.Discard = jetstream.DiscardOld
 	cfg.MaxBytes = 1 << 20
 	cfg.AllowAtomicPublish = false
+	cfg.AllowDirect = true
 	cfg.Compression = jetstream.S2Compression
 	if _, err := c.JS.UpdateStream(ctx, cfg); err != nil {
 		t.Fatal(err)
 	}
 	err = c.Check(ctx, broker.Settings{})
-	for _, want := range []string{broker.StreamProfiles, "discard", "maximum bytes is 1048576", "atomic batches is false, want true"} {
+	for _, want := range []string{broker.StreamProfiles, "discard", "maximum bytes is 1048576", "atomic batches is false, want true", "direct reads is true, want false"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Check = %v, want it to name %q", err, want)
 		}

@@ -132,6 +132,8 @@ func properties() []property {
 		{"atomic batches", func(c *cfg) any { return c.AllowAtomicPublish }, func(d, s *cfg) { d.AllowAtomicPublish = s.AllowAtomicPublish }},
 		{"duplicate window", func(c *cfg) any { return c.Duplicates }, func(d, s *cfg) { d.Duplicates = s.Duplicates }},
 		{"maximum consumers", func(c *cfg) any { return limit(int64(c.MaxConsumers)) }, nil},
+		// A replica that lags would answer that a message is not there.
+		{"direct reads", func(c *cfg) any { return c.AllowDirect }, func(d, s *cfg) { d.AllowDirect = s.AllowDirect }},
 	}
 }
 
@@ -144,7 +146,7 @@ func (a asset) compared() []property {
 	if a.noun == "stream" {
 		return list
 	}
-	return list[:len(list)-2] // the client library chooses those of buckets
+	return list[:len(list)-3] // the client library chooses those of buckets
 }
 
 // diff returns the properties in which got differs from what is wanted.
