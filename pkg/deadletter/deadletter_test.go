@@ -596,3 +596,37 @@ func TestPublished(t *testing.T) {
 		})
 	}
 }
+
+// TestReadIsOfTheLeader: another server that was down lacks for a while what was stored
+// meanwhile, and a person would be forgotten but for a letter.
+func TestReadIsOfTheLeader(t *testing.T) {
+	t.Parallel()
+	c := queuetest.StartCluster(t).Conn(t)
+	s := deadletter.New(c, "worker-1")
+	put(t, s, letter(1))
+	stream, err := c.JS.Stream(t.Context(), broker.StreamDead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 8 { // the broker would choose this server each time once in 6,561 times
+		read := 0
+		for _, err := range s.Read(t.Context(), deadletter.Filter{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			read++
+			consumers := stream.ListConsumers(t.Context())
+			for info := range consumers.Info() {
+				if at, leader := info.Cluster.Leader, stream.CachedInfo().Cluster.Leader; at != leader {
+					t.Errorf("letters are read from %s, want %s", at, leader)
+				}
+			}
+			if err := consumers.Err(); err != nil {
+				t.Error(err)
+			}
+		}
+		if read != 1 {
+			t.Errorf("%d letters are read, want 1", read)
+		}
+	}
+}
