@@ -58,7 +58,10 @@ func TestConnectWaitsForALeader(t *testing.T) {
 		t.Fatalf("Connect = %v without a leader, want it to wait", err)
 	}
 
+	// Both, because of two that have heard little before they were stopped none may win:
+	// seen once in 20 times on a busy machine, with nats-server 2.15.2.
 	c.Members[1].Restart()
+	c.Members[2].Restart()
 	if err := <-connected; err != nil {
 		t.Errorf("Connect = %v once there is a leader", err)
 	}
