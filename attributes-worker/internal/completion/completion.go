@@ -38,6 +38,8 @@ const (
 	lookEvery = time.Second
 	// lookTimeout bounds one look.
 	lookTimeout = 10 * time.Second
+	// beginTimeout bounds the first, which asks for each job of a day.
+	beginTimeout = 2 * time.Minute
 	// eventTimeout bounds what is asked about events, which hold nothing up.
 	eventTimeout = 2 * time.Second
 	// retellFor is how old an end may be that is told again: an owner that was gone
@@ -105,8 +107,12 @@ func (w *Watch) Run(ctx context.Context) error {
 	}
 }
 
+var errLate = errors.New("the broker did not answer in time")
+
 // begin finds the streams, and the jobs in the ledger.
 func (w *Watch) begin(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, beginTimeout, errLate)
+	defer cancel()
 	var streams []jetstream.Stream
 	for _, name := range []string{broker.StreamProfiles, broker.StreamDead} {
 		stream, err := w.Conn.JS.Stream(ctx, name)
@@ -154,7 +160,7 @@ func (w *Watch) retell(ctx context.Context, record *ledger.Record) error {
 
 // lastEvent reads the last event of a job.
 func (w *Watch) lastEvent(ctx context.Context, id string) (*jetstream.RawStreamMsg, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, eventTimeout, errors.New("the broker did not answer in time"))
+	ctx, cancel := context.WithTimeoutCause(ctx, eventTimeout, errLate)
 	defer cancel()
 	events, err := w.Conn.JS.Stream(ctx, broker.StreamEvents)
 	if err != nil {
@@ -174,13 +180,13 @@ func success(m *jetstream.RawStreamMsg) bool {
 // Look looks at every job once, those that an earlier owner left included. It is
 // not to be called while Run runs.
 func (w *Watch) Look(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, lookTimeout, errors.New("the broker did not answer in time"))
-	defer cancel()
 	if w.profiles == nil {
 		if err := w.begin(ctx); err != nil {
 			return err
 		}
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, lookTimeout, errLate)
+	defer cancel()
 	w.mu.Lock()
 	jobs := maps.Clone(w.jobs)
 	w.mu.Unlock()
