@@ -250,11 +250,11 @@ func (s *site) clean(t *testing.T) {
 			t.Fatal(err)
 		}
 		conn := s.connect(user)
-		audiences, err := conn.JS.ObjectStore(t.Context(), broker.ObjectsAudiences)
+		audiences, err := conn.ObjectStore(t.Context(), broker.ObjectsAudiences)
 		if err != nil {
 			t.Fatal(err)
 		}
-		entries, err := conn.JS.KeyValue(t.Context(), broker.BucketLedger)
+		entries, err := conn.KeyValue(t.Context(), broker.BucketLedger)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -17,21 +17,20 @@ func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // same.
 func occasional() map[string]string {
 	return map[string]string{
-		"$JS.API.CONSUMER.RESET.ATTENTIVE_JOBS.*":           "after a crash",
-		"$JS.API.CONSUMER.RESET.ATTENTIVE_PROFILES.*":       "after a crash",
-		"$JS.API.CONSUMER.DELETE.KV_attentive_ledger.*":     "a watch that ends",
-		"$JS.API.CONSUMER.DELETE.OBJ_attentive_audiences.*": "a watch that ends",
-		"$JS.API.STREAM.MSG.GET.KV_attentive_batches":       "API mode bulk",
-		"$KV.attentive_batches.>":                           "API mode bulk",
-		"$JS.FC.>":                                          "the broker asks a slow reader of a bucket to keep up",
-		"$JS.API.STREAM.PURGE.OBJ_attentive_rejects":        "a job that is tried again writes its rejects anew",
-		"$JS.API.STREAM.PURGE.OBJ_attentive_audiences":      "an upload that breaks off",
-		"$O.attentive_audiences.M.*":                        "audiences of old jobs are removed",
-		"$JS.API.CONSUMER.DELETE.KV_attentive_owners.*":     "a watch that ends",
-		"$JS.API.STREAM.MSG.GET.ATTENTIVE_EVENTS":           "an end that was not told is told again",
-		"$JS.API.STREAM.INFO.ATTENTIVE_PROFILES":            "a stream that does not answer is looked for",
-		"attentive.v1.dead.attributes.>":                    "profiles that the API refuses",
-		"attentive.v1.dead.unsubscribe.>":                   "profiles that the API refuses",
+		"$JS.API.CONSUMER.RESET.ATTENTIVE_JOBS.*":       "after a crash",
+		"$JS.API.CONSUMER.RESET.ATTENTIVE_PROFILES.*":   "after a crash",
+		"$JS.API.CONSUMER.DELETE.KV_attentive_ledger.*": "a watch that ends",
+		"$JS.API.STREAM.MSG.GET.KV_attentive_batches":   "API mode bulk",
+		"$KV.attentive_batches.>":                       "API mode bulk",
+		"$JS.FC.>":                                      "the broker asks a slow reader of a bucket to keep up",
+		"$JS.API.STREAM.PURGE.OBJ_attentive_rejects":    "a job that is tried again writes its rejects anew",
+		"$JS.API.STREAM.PURGE.OBJ_attentive_audiences":  "an upload that breaks off",
+		"$O.attentive_audiences.M.*":                    "audiences of old jobs are removed",
+		"$JS.API.CONSUMER.DELETE.KV_attentive_owners.*": "a watch that ends",
+		"$JS.API.STREAM.MSG.GET.ATTENTIVE_EVENTS":       "an end that was not told is told again",
+		"$JS.API.STREAM.INFO.ATTENTIVE_PROFILES":        "a stream that does not answer is looked for",
+		"attentive.v1.dead.attributes.>":                "profiles that the API refuses",
+		"attentive.v1.dead.unsubscribe.>":               "profiles that the API refuses",
 	}
 }
 

@@ -96,8 +96,9 @@ func (e *entry) Created() time.Time              { return e.m.Time }
 func (e *entry) Delta() uint64                   { return 0 }
 func (e *entry) Operation() jetstream.KeyValueOp { return jetstream.KeyValuePut }
 
-// ObjectStore opens an object store of which GetInfo is answered by the leader of its
-// stream, unless it is called with options. All else is the library's.
+// ObjectStore opens an object store of which GetInfo and List are answered by the leader
+// of its stream, unless they are called with options. All else is the library's, also the
+// GetInfo with which its Get and Put begin.
 func (c *Conn) ObjectStore(ctx context.Context, name string) (jetstream.ObjectStore, error) {
 	store, err := c.JS.ObjectStore(ctx, name)
 	if err != nil {
@@ -120,7 +121,14 @@ func (o *objectReads) GetInfo(ctx context.Context, object string, opts ...jetstr
 	if object == "" {
 		return nil, jetstream.ErrNameRequired
 	}
-	m, err := o.conn.last(ctx, "OBJ_"+o.name, "$O."+o.name+".M."+base64.URLEncoding.EncodeToString([]byte(object)))
+	return o.info(ctx, o.meta()+base64.URLEncoding.EncodeToString([]byte(object)))
+}
+
+// meta is what the subjects begin with under which it is kept what objects are.
+func (o *objectReads) meta() string { return "$O." + o.name + ".M." }
+
+func (o *objectReads) info(ctx context.Context, subject string) (*jetstream.ObjectInfo, error) {
+	m, err := o.conn.last(ctx, "OBJ_"+o.name, subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, jetstream.ErrObjectNotFound
 	}
@@ -138,6 +146,29 @@ func (o *objectReads) GetInfo(ctx context.Context, object string, opts ...jetstr
 	return &info, nil
 }
 
+// List returns what is known of all objects, in no order, as [jetstream.ObjectStore]
+// does. It asks for each.
+func (o *objectReads) List(ctx context.Context, opts ...jetstream.ListObjectsOpt) (list []*jetstream.ObjectInfo, err error) {
+	if len(opts) > 0 {
+		return o.ObjectStore.List(ctx, opts...)
+	}
+	err = o.conn.Subjects(ctx, "OBJ_"+o.name, o.meta()+">", func(subject string, _ uint64) error {
+		info, err := o.info(ctx, subject)
+		if errors.Is(err, jetstream.ErrObjectNotFound) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("look at the object store %s: %w", o.name, err)
+		}
+		list = append(list, info)
+		return nil
+	})
+	if err == nil && len(list) == 0 {
+		err = jetstream.ErrNoObjectsFound
+	}
+	return list, err
+}
+
 // lastAnswer is the broker's answer to STREAM.MSG.GET.
 type lastAnswer struct {
 	Error   *jetstream.APIError `json:"error"`
@@ -148,6 +179,23 @@ type lastAnswer struct {
 		Data     []byte    `json:"data"`
 		Time     time.Time `json:"time"`
 	} `json:"message"`
+}
+
+// askAgain is how long the first of several equal requests may be without an answer;
+// each other one may four times as long.
+const askAgain = 500 * time.Millisecond
+
+// ask repeats a request that changes nothing until it is answered or ctx ends: while a
+// leader is elected nobody answers, and the new one has not heard of it.
+func (c *Conn) ask(ctx context.Context, subject string, request []byte) (*nats.Msg, error) {
+	for wait := askAgain; ; wait *= 4 {
+		asking, cancel := context.WithTimeout(ctx, wait)
+		answer, err := c.NC.RequestWithContext(asking, subject, request)
+		cancel()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return answer, err
+		}
+	}
 }
 
 // last asks the leader of a stream for the last message of a subject. It fails with
@@ -165,7 +213,7 @@ func (c *Conn) last(ctx context.Context, stream, subject string) (*jetstream.Raw
 	api := "$JS.API.STREAM.MSG.GET." + stream
 	ctx, done := c.UnlessForbidden(ctx, api)
 	defer done()
-	answer, err := c.NC.RequestWithContext(ctx, api, request)
+	answer, err := c.ask(ctx, api, request)
 	if err != nil {
 		if errors.Is(context.Cause(ctx), ErrForbidden) {
 			err = fmt.Errorf("%s: %w", api, context.Cause(ctx))

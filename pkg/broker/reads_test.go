@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"attentive.internal/pkg/broker"
@@ -128,6 +129,19 @@ func TestObjectsAreThoseOfTheLibrary(t *testing.T) {
 	if info, err := objects.GetInfo(ctx, "gone", jetstream.GetObjectInfoShowDeleted()); err != nil || !info.Deleted {
 		t.Errorf("GetInfo of a deleted one that is asked for: %v, %v", info, err)
 	}
+	listed, err := objects.List(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]*jetstream.ObjectInfo{want}, listed); diff != "" {
+		t.Errorf("List (-want +got):\n%s", diff)
+	}
+	if err := objects.Delete(ctx, name); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := objects.List(ctx); !errors.Is(err, jetstream.ErrNoObjectsFound) {
+		t.Errorf("List of deleted ones: %v, want ErrNoObjectsFound", err)
+	}
 	if _, err := c.ObjectStore(ctx, "nobodys"); !errors.Is(err, broker.ErrMissing) {
 		t.Errorf("an object store that does not exist: %v", err)
 	}
@@ -209,5 +223,35 @@ func TestWhatIsStoredIsSeen(t *testing.T) {
 		if got, err := asked.GetInfo(t.Context(), name); err != nil || got.NUID != want.NUID {
 			t.Errorf("GetInfo(%q): %v, %v", name, got, err)
 		}
+		if list, err := asked.List(t.Context()); err != nil || len(list) != n+1 {
+			t.Errorf("%d objects are listed, %v, want %d", len(list), err, n+1)
+		}
+	}
+}
+
+// TestAsksAgain: while a leader is elected nobody answers, and the new one has not heard
+// what was asked before.
+func TestAsksAgain(t *testing.T) {
+	t.Parallel()
+	server := queuetest.Start(t)
+	asked, leader := queuetest.Connect(t, server.URL), queuetest.Connect(t, server.URL)
+	heard := 0
+	_, err := leader.NC.Subscribe("ask", func(m *nats.Msg) {
+		if heard++; heard > 1 {
+			_ = m.Respond(m.Data) // the caller waits for it
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := leader.NC.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := asked.Ask(t.Context(), "ask", []byte("for the leader"))
+	if err != nil || string(answer.Data) != "for the leader" {
+		t.Errorf("Ask: %v, %v", answer, err)
+	}
+	if _, err := asked.Ask(t.Context(), "ask.nobody", nil); !errors.Is(err, nats.ErrNoResponders) {
+		t.Errorf("Ask nobody: %v, want ErrNoResponders", err)
 	}
 }

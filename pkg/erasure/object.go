@@ -16,6 +16,7 @@ import (
 
 	attentivev1 "attentive.internal/proto/attentive/v1"
 
+	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/ledger"
 	"attentive.internal/pkg/retention"
@@ -247,12 +248,37 @@ func (e *eraser) without(ctx context.Context, store jetstream.ObjectStore, info 
 // library ends it after some seconds.
 const readTimeout = time.Hour
 
+// current opens an object as it is: a replica that lags has the one that was there
+// before.
+func current(ctx context.Context, store jetstream.ObjectStore, name string) (jetstream.ObjectResult, error) {
+	for n := 1; ; n++ {
+		object, err := store.Get(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		now, err := store.GetInfo(ctx, name)
+		if err != nil {
+			return nil, errors.Join(err, object.Close())
+		}
+		is, err := object.Info()
+		if err == nil && is.NUID == now.NUID {
+			return object, nil
+		}
+		if err = errors.Join(err, object.Close()); err != nil || n == 50 {
+			return nil, errors.Join(errors.New("it is stored again and again: again later"), err)
+		}
+		if err := backoff.Sleep(ctx, 100*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+}
+
 // rewrite writes the rows of an object that are not the person's, and returns how
 // many are.
 func (e *eraser) rewrite(ctx context.Context, store jetstream.ObjectStore, info *jetstream.ObjectInfo, w io.Writer) (n int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	object, err := store.Get(ctx, info.Name)
+	object, err := current(ctx, store, info.Name)
 	if err != nil {
 		return 0, fmt.Errorf("read %s: %w", info.Name, err)
 	}
