@@ -19,7 +19,7 @@ import (
 // counted are the messages that a job's fate depends on: reading and writing
 // its entry, its events, its dead letter, its acknowledgement.
 func counted(subject string) bool {
-	for _, part := range []string{"$KV.attentive_ledger.", "attentive.v1.event.", "attentive.v1.dead.", "$JS.ACK."} {
+	for _, part := range []string{"$KV.attentive_ledger.", ".MSG.GET.KV_attentive_ledger", "attentive.v1.event.", "attentive.v1.dead.", "$JS.ACK."} {
 		if strings.Contains(subject, part) {
 			return true
 		}

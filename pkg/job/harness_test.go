@@ -74,7 +74,7 @@ func on(t *testing.T, s *queuetest.Server, destination string) *place {
 
 func bucket(t *testing.T, c *broker.Conn, name string) jetstream.KeyValue {
 	t.Helper()
-	kv, err := c.JS.KeyValue(t.Context(), name)
+	kv, err := c.KeyValue(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
 	}

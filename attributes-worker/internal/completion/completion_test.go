@@ -54,7 +54,7 @@ func on(t *testing.T, server *queuetest.Server, destination string) *rig {
 
 func (r *rig) ledger(conn *broker.Conn) *ledger.Ledger {
 	r.t.Helper()
-	kv, err := conn.JS.KeyValue(r.t.Context(), broker.BucketLedger)
+	kv, err := conn.KeyValue(r.t.Context(), broker.BucketLedger)
 	if err != nil {
 		r.t.Fatal(err)
 	}

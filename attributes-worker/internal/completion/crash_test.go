@@ -26,7 +26,7 @@ func TestAWatchMayDieAnywhere(t *testing.T) {
 	t.Parallel()
 	server := queuetest.Start(t)
 	operations := func(subject string) bool {
-		for _, part := range []string{"$KV." + broker.BucketLedger, "attentive.v1.event.", "STREAM.PURGE."} {
+		for _, part := range []string{"$KV." + broker.BucketLedger, ".MSG.GET.KV_" + broker.BucketLedger, "attentive.v1.event.", "STREAM.PURGE."} {
 			if strings.Contains(subject, part) {
 				return true
 			}

@@ -61,7 +61,7 @@ func operation(subject string) string {
 		return "write company"
 	case strings.HasPrefix(subject, kv):
 		return "write"
-	case strings.Contains(subject, kv):
+	case subject == "$JS.API.STREAM.MSG.GET.KV_"+broker.BucketConsent:
 		return "read"
 	case strings.HasPrefix(subject, "$JS.ACK."):
 		return "ack"

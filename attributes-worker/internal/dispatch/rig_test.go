@@ -165,12 +165,12 @@ func (r *rig) startAt(url string) *running {
 		Parts:  job.Parts{Conn: conn, DeadLetters: deadletter.New(conn, "test"), Metrics: run.metrics, Log: log},
 		Config: cfg,
 	}
-	pauses, err := conn.JS.KeyValue(r.t.Context(), broker.BucketPauses)
+	pauses, err := conn.KeyValue(r.t.Context(), broker.BucketPauses)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	parts.Pauses = pause.NewBoard(pauses, log)
-	leases, err := conn.JS.KeyValue(r.t.Context(), broker.BucketOwners)
+	leases, err := conn.KeyValue(r.t.Context(), broker.BucketOwners)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -205,11 +205,11 @@ func (r *rig) send(ctx context.Context, p worker.Parts, a config.Account, tenure
 	if err != nil {
 		return err
 	}
-	people, err := p.Conn.JS.KeyValue(ctx, broker.BucketConsent)
+	people, err := p.Conn.KeyValue(ctx, broker.BucketConsent)
 	if err != nil {
 		return err
 	}
-	batches, err := p.Conn.JS.KeyValue(ctx, broker.BucketBatches)
+	batches, err := p.Conn.KeyValue(ctx, broker.BucketBatches)
 	if err != nil {
 		return err
 	}

@@ -35,7 +35,7 @@ func (o *operations) counts(subject string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	counts := slices.ContainsFunc([]string{
-		"$KV." + broker.BucketLedger, "attentive.v1.checkpoint.", "STREAM.PURGE.", "$JS.ACK.", "$O." + broker.ObjectsRejects,
+		"$KV." + broker.BucketLedger, ".MSG.GET.KV_" + broker.BucketLedger, "attentive.v1.checkpoint.", "STREAM.PURGE.", "$JS.ACK.", "$O." + broker.ObjectsRejects,
 	}, func(part string) bool { return strings.Contains(subject, part) })
 	if strings.HasPrefix(subject, "attentive.v1.profile.") {
 		o.profiles++
@@ -50,7 +50,7 @@ func (o *operations) counts(subject string) bool {
 // trips are the ways in which a worker can be cut off at its n-th operation. How
 // far a request got that only reads makes no difference.
 func trips(n int, subject string) (all []queuetest.Trip) {
-	if strings.HasPrefix(subject, "$JS.API.DIRECT.GET.") || strings.HasPrefix(subject, "$JS.API.STREAM.MSG.GET.") {
+	if strings.HasPrefix(subject, "$JS.API.STREAM.MSG.GET.") {
 		return []queuetest.Trip{{At: n, Moment: queuetest.Before, Final: true}}
 	}
 	for _, moment := range []queuetest.Moment{queuetest.Before, queuetest.After} {

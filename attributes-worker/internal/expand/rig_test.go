@@ -161,9 +161,9 @@ func (r *rig) work(o options) *worker {
 		o.room = expand.NewRoom(conn.JS, []string{r.destination}, o.ahead)
 	}
 	ctx := r.t.Context()
-	objects, err := conn.JS.ObjectStore(ctx, broker.ObjectsAudiences)
-	rejects, err2 := conn.JS.ObjectStore(ctx, broker.ObjectsRejects)
-	entries, err3 := conn.JS.KeyValue(ctx, broker.BucketLedger)
+	objects, err := conn.ObjectStore(ctx, broker.ObjectsAudiences)
+	rejects, err2 := conn.ObjectStore(ctx, broker.ObjectsRejects)
+	entries, err3 := conn.KeyValue(ctx, broker.BucketLedger)
 	sources, err4 := source.New(source.Config{Objects: objects, JetStream: conn.JS})
 	if err := errors.Join(err, err2, err3, err4); err != nil {
 		r.t.Fatal(err)

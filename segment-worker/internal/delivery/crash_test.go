@@ -285,7 +285,10 @@ func emails(n, bad int) *attentivev1.Source {
 // says notes what the worker says to the broker about a job, in order; that is
 // what fails. What it says by the clock cannot be counted.
 func (s *story) says(subject string) bool {
-	for _, part := range []string{".KV_attentive_owners", "$KV.attentive_owners.", ".MSG.NEXT.", "$JS.API.STREAM.", "$JS.API.CONSUMER.", "_INBOX.", "$JS.API.INFO"} {
+	for _, part := range []string{
+		".KV_attentive_owners", "$KV.attentive_owners.", ".KV_attentive_pauses", ".MSG.NEXT.", ".MSG.GET.ATTENTIVE_",
+		"$JS.API.STREAM.INFO.", "$JS.API.STREAM.PURGE.", "$JS.API.CONSUMER.", "_INBOX.", "$JS.API.INFO",
+	} {
 		if strings.Contains(subject, part) {
 			return false
 		}
