@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
 	"github.com/nats-io/nats.go"
@@ -172,7 +173,7 @@ func (s *Store) list(ctx context.Context, f Filter, size uint64, yield func(Lett
 	// The client takes silence for the end of a batch: only the broker's own
 	// numbers tell whether all letters have arrived.
 	left, seen := consumer.CachedInfo().NumPending, uint64(0)
-	for left > 0 {
+	for unheard := 0; left > 0; {
 		batch, err := consumer.Fetch(int(min(left, size)), jetstream.FetchMaxWait(listWait)) //nolint:gosec // at most a page
 		if err != nil {
 			return err
@@ -196,7 +197,12 @@ func (s *Store) list(ctx context.Context, f Filter, size uint64, yield func(Lett
 				return nil
 			}
 		}
-		if err := batch.Error(); err != nil {
+		switch err := batch.Error(); {
+		case errors.Is(err, nats.ErrNoResponders) && unheard < tries:
+			// Our server has not heard yet of a consumer that another one has made.
+			unheard++
+			_ = backoff.Sleep(ctx, listPause) // ended early: so does the next request
+		case err != nil:
 			return err
 		}
 		info, err := consumer.Info(ctx)
@@ -212,8 +218,12 @@ func (s *Store) list(ctx context.Context, f Filter, size uint64, yield func(Lett
 }
 
 // tries is how often a consumer is made until the leader has it: of three servers
-// another one has it 50 times in a row once in 600 million.
-const tries = 50
+// another one has it 50 times in a row once in 600 million. So often it is also asked
+// again, a listPause later, before our server knows where it is.
+const (
+	tries     = 50
+	listPause = 50 * time.Millisecond
+)
 
 // errNotAtLeader means that what was stored a moment ago might not be seen.
 var errNotAtLeader = errors.New("the broker reads for us where some may be missing; read again")
