@@ -242,29 +242,37 @@ type found struct {
 	queued *backlog.Job
 }
 
+// begun returns the jobs of the id that are in the ledger.
+func (r *registry) begun(ctx context.Context, id string) (all []found, err error) {
+	for e, err := range r.ledger.Entries(ctx, "*", cmp.Or(r.destination, "*"), id) {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found{entry: e})
+	}
+	return all, nil
+}
+
 // find returns the job of the id, wherever it is.
 func (r *registry) find(ctx context.Context, id string) (found, error) {
 	if err := parseJob(id); err != nil {
 		return found{}, err
 	}
-	var all []found
-	for e, err := range r.ledger.Entries(ctx, "*", cmp.Or(r.destination, "*"), id) {
-		if err != nil {
-			return found{}, err
-		}
-		all = append(all, found{entry: e})
-	}
-	if len(all) == 0 {
-		err := r.queued(ctx, func(j backlog.Job) error {
+	all, err := r.begun(ctx, id)
+	if err == nil && len(all) == 0 {
+		err = r.queued(ctx, func(j backlog.Job) error {
 			if j.JobID == id {
 				j.State, j.Updated = waiting, j.Stored
 				all = append(all, found{j.Entry, &j})
 			}
 			return nil
 		})
-		if err != nil {
-			return found{}, err
-		}
+	}
+	if err == nil && len(all) == 0 {
+		all, err = r.begun(ctx, id) // it was, between the two
+	}
+	if err != nil {
+		return found{}, err
 	}
 	switch len(all) {
 	case 1:
