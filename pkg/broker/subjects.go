@@ -53,7 +53,7 @@ func (c *Conn) subjects(ctx context.Context, stream, filter string, offset int) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	answer, err := c.NC.RequestWithContext(ctx, "$JS.API.STREAM.INFO."+stream, request)
+	answer, err := c.ask(ctx, "$JS.API.STREAM.INFO."+stream, request)
 	if err != nil {
 		return page, err
 	}
