@@ -15,6 +15,7 @@ import (
 
 	"attentive.internal/deploy/allinone/account"
 	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/cas"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/deadletter"
 	"attentive.internal/pkg/event"
@@ -266,6 +267,41 @@ func (s *site) clean(t *testing.T) {
 		if _, err := audiences.GetInfo(deadline(t), "nobody's"); !errors.Is(err, jetstream.ErrObjectNotFound) {
 			t.Errorf("%s: the audience that nobody names: %v, want it removed", user, err)
 		}
+	}
+}
+
+// TestKeysAreMadeAgain: of a person who was forgotten, of a job whose entry's time was
+// over. The library asks then what stands there, which no other day needs.
+func TestKeysAreMadeAgain(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	if err := s.connect("administrator").Ensure(t.Context(), broker.Settings{}); err != nil {
+		t.Fatal(err)
+	}
+	for user, buckets := range map[string][]string{
+		"segment-worker":    {broker.BucketOwners, broker.BucketLedger, broker.BucketFiles},
+		"attributes-worker": {broker.BucketOwners, broker.BucketLedger, broker.BucketConsent},
+	} {
+		conn := s.connect(user)
+		for _, bucket := range buckets {
+			kv, err := conn.KeyValue(t.Context(), bucket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			revision, err := cas.Store(t.Context(), kv, user, "first", 0)
+			if err != nil {
+				t.Fatalf("%s: %v", user, err)
+			}
+			if err := cas.Remove(t.Context(), kv, user, revision); err != nil {
+				t.Fatalf("%s: %v", user, err)
+			}
+			if _, err := cas.Store(t.Context(), kv, user, "again", 0); err != nil {
+				t.Errorf("%s: a key of %s that was removed: %v", user, bucket, err)
+			}
+		}
+	}
+	for _, line := range s.said.violations() {
+		t.Errorf("refused: %s", line)
 	}
 }
 
