@@ -6,14 +6,18 @@ import (
 	"fmt"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"testing"
 	"time"
 
 	"attentive.internal/deploy/faults/plant"
 	"attentive.internal/deploy/faults/wire"
 	"attentive.internal/pkg/backoff"
+	"golang.org/x/sync/errgroup"
 )
 
 // harm does what a plan says.
@@ -38,35 +42,43 @@ type victims struct {
 	busy map[*plant.Replica]bool
 }
 
-// take returns the first of the candidates that is free, once one may be taken.
-func (v *victims) take(ctx context.Context, candidates []*plant.Replica) (*plant.Replica, error) {
+// take returns the first of a worker's replicas that is wanted and free, once one
+// may be taken. Who holds one already must release it before: two who wait for
+// what the other holds would wait for ever.
+func (v *victims) take(ctx context.Context, all []*plant.Replica, wanted func(*plant.Replica) bool) (*plant.Replica, error) {
 	for {
-		v.mu.Lock()
-		busy := 0
-		var free *plant.Replica
-		for _, r := range candidates {
-			switch {
-			case v.busy[r]:
-				busy++
-			case free == nil:
-				free = r
-			}
+		if r := v.tryTake(all, wanted); r != nil {
+			return r, nil
 		}
-		if free != nil && busy+1 < max(len(candidates), 2) {
-			if v.busy == nil {
-				v.busy = make(map[*plant.Replica]bool)
-			}
-			v.busy[free] = true
-			v.mu.Unlock()
-			return free, nil
-		}
-		v.mu.Unlock()
 		select {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+func (v *victims) tryTake(all []*plant.Replica, wanted func(*plant.Replica) bool) *plant.Replica {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	busy := 0
+	var free *plant.Replica
+	for _, r := range all {
+		switch {
+		case v.busy[r]:
+			busy++
+		case free == nil && wanted(r):
+			free = r
+		}
+	}
+	if free == nil || busy+1 >= len(all) {
+		return nil
+	}
+	if v.busy == nil {
+		v.busy = make(map[*plant.Replica]bool)
+	}
+	v.busy[free] = true
+	return free
 }
 
 func (v *victims) release(r *plant.Replica) {
@@ -163,10 +175,14 @@ func (h *harm) ownerOf(w plant.Worker, account int) (name string) {
 	return name
 }
 
+func anyone(*plant.Replica) bool { return true }
+
 func (h *harm) do(ctx context.Context, f fault) error {
 	switch f.Kind {
-	case kill, killAgain, freeze, terminate:
-		victim, err := h.processes.take(ctx, h.candidates(f))
+	case killAgain:
+		return h.killAgain(ctx, f)
+	case kill, freeze, terminate:
+		victim, err := h.processes.take(ctx, h.candidates(f), anyone)
 		if err != nil {
 			return err
 		}
@@ -177,7 +193,7 @@ func (h *harm) do(ctx context.Context, f fault) error {
 		defer h.node.Unlock()
 		return h.nodes(ctx, f)
 	}
-	victim, err := h.wires.take(ctx, h.candidates(f))
+	victim, err := h.wires.take(ctx, h.candidates(f), anyone)
 	if err != nil {
 		return err
 	}
@@ -196,8 +212,6 @@ func (h *harm) process(ctx context.Context, f fault, victim *plant.Replica) erro
 	switch f.Kind {
 	case kill:
 		return errors.Join(victim.Kill(), victim.Start(ctx))
-	case killAgain:
-		return h.killAgain(ctx, f, victim)
 	case freeze:
 		if err := victim.Freeze(); err != nil {
 			return err
@@ -214,14 +228,35 @@ func (h *harm) process(ctx context.Context, f fault, victim *plant.Replica) erro
 }
 
 // killAgain kills the owner of an account, and whoever takes it over.
-func (h *harm) killAgain(ctx context.Context, f fault, victim *plant.Replica) error {
+func (h *harm) killAgain(ctx context.Context, f fault) error {
+	successor, err := h.killFirst(ctx, f)
+	if err != nil || successor == nil {
+		return err
+	}
+	second, err := h.processes.take(ctx, h.candidates(f), func(r *plant.Replica) bool { return r == successor })
+	if err != nil {
+		return err
+	}
+	defer h.processes.release(second)
+	h.strike(f, "%s too", second.Name)
+	return errors.Join(second.Kill(), second.Start(ctx))
+}
+
+// killFirst kills the owner of an account, and returns who takes it over in time,
+// when it is to be killed.
+func (h *harm) killFirst(ctx context.Context, f fault) (successor *plant.Replica, err error) {
+	victim, err := h.processes.take(ctx, h.candidates(f), anyone)
+	if err != nil {
+		return nil, err
+	}
+	defer h.processes.release(victim)
+	h.strike(f, "%s", victim.Name)
 	key := h.accounts[f.Worker][f.Account]
 	before := len(h.Tenures())
 	if err := errors.Join(victim.Kill(), victim.Start(ctx)); err != nil {
-		return err
+		return nil, err
 	}
-	var successor *plant.Replica
-	err := until(ctx, 10*time.Second, func(context.Context) error {
+	err = until(ctx, 10*time.Second, func(context.Context) error {
 		for _, t := range h.Tenures()[before:] {
 			if t.Account == key {
 				successor = h.Replica(t.Replica)
@@ -232,19 +267,9 @@ func (h *harm) killAgain(ctx context.Context, f fault, victim *plant.Replica) er
 	})
 	if err != nil { // the broker may have no leader for as long: not what is judged here
 		h.note(f, "%v", err)
-		return nil
+		return nil, nil
 	}
-	if err := backoff.Sleep(ctx, f.For); err != nil {
-		return err
-	}
-	if successor != victim {
-		if successor, err = h.processes.take(ctx, []*plant.Replica{successor}); err != nil {
-			return err
-		}
-		defer h.processes.release(successor)
-	}
-	h.strike(f, "%s too", successor.Name)
-	return errors.Join(successor.Kill(), successor.Start(ctx))
+	return successor, backoff.Sleep(ctx, f.For)
 }
 
 // tamper does something to wires.
@@ -291,12 +316,14 @@ func (h *harm) nodes(ctx context.Context, f fault) error {
 	if err != nil {
 		return fmt.Errorf("the broker does not recover: %w", err)
 	}
+	asking, done := context.WithTimeoutCause(ctx, time.Minute, errors.New("nobody is known to lead within a minute"))
+	defer done()
 	node := h.Nodes[f.Replica%len(h.Nodes)]
 	switch f.Kind {
 	case killMeta:
-		node, err = h.MetaLeader(ctx)
+		node, err = h.MetaLeader(asking)
 	case killLeader:
-		node, err = h.StreamLeader(ctx, f.Stream)
+		node, err = h.StreamLeader(asking, f.Stream)
 	}
 	if err != nil {
 		return err
@@ -312,4 +339,43 @@ func (h *harm) nodes(ctx context.Context, f fault) error {
 	}
 	h.note(f, "%s comes back", node.Name)
 	return errors.Join(err, node.Start(context.WithoutCancel(ctx)))
+}
+
+// Whoever waits for a victim gets one in the end, also a certain one, and one is
+// always left alone.
+func TestVictims(t *testing.T) {
+	t.Parallel()
+	all := []*plant.Replica{{Name: "a"}, {Name: "b"}, {Name: "c"}}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var v victims
+	var held atomic.Int32
+	hold := func(wanted func(*plant.Replica) bool) (*plant.Replica, error) {
+		r, err := v.take(ctx, all, wanted)
+		if err != nil {
+			return nil, err
+		}
+		if n := held.Add(1); int(n) >= len(all) {
+			t.Errorf("%d of %d are held", n, len(all))
+		}
+		time.Sleep(time.Millisecond) // so that others want one too
+		held.Add(-1)
+		v.release(r)
+		return r, nil
+	}
+	var doing errgroup.Group
+	for i := range 30 {
+		doing.Go(func() error {
+			first, err := hold(anyone)
+			if err != nil {
+				return err
+			}
+			next := all[(slices.Index(all, first)+i)%len(all)]
+			_, err = hold(func(r *plant.Replica) bool { return r == next })
+			return err
+		})
+	}
+	if err := doing.Wait(); err != nil {
+		t.Error(err)
+	}
 }
