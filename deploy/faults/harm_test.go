@@ -14,9 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"attentive.internal/deploy/faults/load"
 	"attentive.internal/deploy/faults/plant"
 	"attentive.internal/deploy/faults/wire"
 	"attentive.internal/pkg/backoff"
+	"attentive.internal/pkg/contract"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -33,7 +35,19 @@ type harm struct {
 	mu      sync.Mutex // guards the rest
 	history []string
 	done    int // faults
+	deaths  map[load.Queue]deaths
 }
+
+// deaths are of owners of a queue that were killed with one message as its first.
+type deaths struct {
+	first  uint64 // sequence
+	number int
+}
+
+// mostDeaths is how many owners may be killed with one message as the first of a
+// queue. A message that three were killed of, when others had died before with it in
+// hand, is rightly given up: nobody can know that it was not at fault.
+const mostDeaths = 2
 
 // victims are replicas to which something is being done. Of each worker one is
 // always left alone.
@@ -91,7 +105,7 @@ func (v *victims) release(r *plant.Replica) {
 // second of two is not done when there is no successor in time.
 func (r *run) harm(faults []fault) (done int) {
 	r.t.Helper()
-	h := &harm{run: r, began: time.Now()}
+	h := &harm{run: r, began: time.Now(), deaths: make(map[load.Queue]deaths)}
 	r.t.Cleanup(func() {
 		if r.t.Failed() || *keepFlag != "" {
 			r.t.Logf("history:\n%s", strings.Join(h.history, "\n"))
@@ -208,10 +222,11 @@ func (h *harm) do(ctx context.Context, f fault) error {
 
 // process does something to a process.
 func (h *harm) process(ctx context.Context, f fault, victim *plant.Replica) error {
+	if f.Kind == kill {
+		return h.kill(ctx, f, victim)
+	}
 	h.strike(f, "%s", victim.Name)
 	switch f.Kind {
-	case kill:
-		return errors.Join(victim.Kill(), victim.Start(ctx))
 	case freeze:
 		if err := victim.Freeze(); err != nil {
 			return err
@@ -227,6 +242,70 @@ func (h *harm) process(ctx context.Context, f fault, victim *plant.Replica) erro
 	return errors.Join(err, victim.Start(ctx))
 }
 
+// kill kills a replica and starts it again, once it owns nothing of which the first
+// message has seen as many deaths as it may.
+func (h *harm) kill(ctx context.Context, f fault, victim *plant.Replica) error {
+	var first map[load.Queue]uint64
+	err := until(ctx, time.Minute, func(ctx context.Context) (err error) {
+		first = make(map[load.Queue]uint64)
+		for _, q := range h.queues(victim) {
+			if first[q], err = load.First(ctx, h.conn, q); err != nil {
+				return err
+			}
+			if n := h.died(q, first[q]); n >= mostDeaths {
+				return fmt.Errorf("%d owners were killed with message %d as the first of %v", n, first[q], q)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err // nothing is done any more
+	}
+	h.mu.Lock()
+	for q, sequence := range first {
+		if sequence != 0 {
+			h.deaths[q] = deaths{sequence, h.deadOf(q, sequence) + 1}
+		}
+	}
+	h.mu.Unlock()
+	h.strike(f, "%s", victim.Name)
+	return errors.Join(victim.Kill(), victim.Start(ctx))
+}
+
+// died returns how many owners were killed with a message as the first of a queue.
+func (h *harm) died(q load.Queue, sequence uint64) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.deadOf(q, sequence)
+}
+
+// deadOf is died while the lock is held.
+func (h *harm) deadOf(q load.Queue, sequence uint64) int {
+	if d := h.deaths[q]; sequence != 0 && d.first == sequence {
+		return d.number
+	}
+	return 0
+}
+
+// queues are those of the accounts that a replica owns, or was the last to own.
+func (h *harm) queues(r *plant.Replica) (all []load.Queue) {
+	kinds, accounts := []contract.Kind{contract.Segment}, h.layout.SFTP
+	if r.Worker == plant.Attributes {
+		kinds, accounts = []contract.Kind{contract.Expand, contract.Attributes, contract.Subscribe, contract.Unsubscribe}, h.layout.API
+	}
+	for i, destinations := range accounts {
+		if h.ownerOf(r.Worker, i) != r.Name {
+			continue
+		}
+		for _, d := range destinations {
+			for _, k := range kinds {
+				all = append(all, load.Queue{Kind: k, Destination: d.ID})
+			}
+		}
+	}
+	return all
+}
+
 // killAgain kills the owner of an account, and whoever takes it over.
 func (h *harm) killAgain(ctx context.Context, f fault) error {
 	successor, err := h.killFirst(ctx, f)
@@ -238,8 +317,7 @@ func (h *harm) killAgain(ctx context.Context, f fault) error {
 		return err
 	}
 	defer h.processes.release(second)
-	h.strike(f, "%s too", second.Name)
-	return errors.Join(second.Kill(), second.Start(ctx))
+	return h.kill(ctx, f, second)
 }
 
 // killFirst kills the owner of an account, and returns who takes it over in time,
@@ -250,10 +328,9 @@ func (h *harm) killFirst(ctx context.Context, f fault) (successor *plant.Replica
 		return nil, err
 	}
 	defer h.processes.release(victim)
-	h.strike(f, "%s", victim.Name)
 	key := h.accounts[f.Worker][f.Account]
 	before := len(h.Tenures())
-	if err := errors.Join(victim.Kill(), victim.Start(ctx)); err != nil {
+	if err := h.kill(ctx, f, victim); err != nil {
 		return nil, err
 	}
 	err = until(ctx, 10*time.Second, func(context.Context) error {

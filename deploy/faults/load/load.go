@@ -166,6 +166,29 @@ func Waiting(ctx context.Context, conn *broker.Conn) (map[Queue]int, error) {
 	return waiting, nil
 }
 
+// First returns the sequence of the oldest message that waits in a queue, which is
+// the first that its next owner begins; zero when none does.
+func First(ctx context.Context, conn *broker.Conn, q Queue) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	name := broker.StreamProfiles
+	if q.Kind.Job() {
+		name = broker.StreamJobs
+	}
+	stream, err := conn.JS.Stream(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	m, err := stream.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(contract.ConsumerFilter(q.Kind, q.Destination)))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return m.Sequence, nil
+}
+
 // room waits until fewer than most messages wait in a queue, or ctx ends.
 func (l *Load) room(ctx context.Context, k contract.Kind, destination string, most int) {
 	for {

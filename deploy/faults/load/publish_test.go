@@ -85,6 +85,20 @@ func TestBookIsWhatTheBrokerHas(t *testing.T) {
 	if waiting[load.Queue{Kind: contract.Expand, Destination: "att"}] == 0 || rows == 0 {
 		t.Error("no attributes job was published")
 	}
+	first := func(q load.Queue) uint64 {
+		t.Helper()
+		sequence, err := load.First(t.Context(), conn, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sequence
+	}
+	if got, want := first(load.Queue{Kind: contract.Segment, Destination: "seg"}), l.Book.Jobs()[0].Sequence; got != want {
+		t.Errorf("message %d is the first of the jobs, want %d", got, want)
+	}
+	if got := first(load.Queue{Kind: contract.Attributes, Destination: "nobody"}); got != 0 {
+		t.Errorf("message %d is the first of an empty queue", got)
+	}
 	if !slices.IsSortedFunc(l.Book.Jobs(), func(a, b load.Job) int { return int(a.Sequence) - int(b.Sequence) }) {
 		t.Error("the jobs of a destination are not in order")
 	}
