@@ -78,17 +78,21 @@ func (p *Plant) Connect(ctx context.Context, name string) (*broker.Conn, error) 
 	}
 }
 
-// MetaLeader returns the node that leads the cluster.
+// MetaLeader returns the node that leads the cluster, once a node knows of one.
 func (p *Plant) MetaLeader(ctx context.Context) (*Node, error) {
-	var errs []error
-	for _, n := range p.Nodes {
-		name, err := n.metaLeader(ctx)
-		if err == nil {
-			return p.node(name)
+	for {
+		var errs []error
+		for _, n := range p.Nodes {
+			name, err := n.metaLeader(ctx)
+			if err == nil && name != "" {
+				return p.node(name)
+			}
+			errs = append(errs, err)
 		}
-		errs = append(errs, err)
+		if err := backoff.Sleep(ctx, 100*time.Millisecond); err != nil {
+			return nil, fmt.Errorf("the cluster has no leader: %w", errors.Join(append(errs, err)...))
+		}
 	}
-	return nil, errors.Join(errs...)
 }
 
 // StreamLeader returns the node that leads a stream.

@@ -3,11 +3,16 @@ package plant
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -143,6 +148,35 @@ func TestLogbook(t *testing.T) {
 	}
 	if all.String() != text {
 		t.Errorf("kept %q", all.String())
+	}
+}
+
+// While the nodes elect a leader, each says that there is none.
+func TestMetaLeaderIsAwaited(t *testing.T) {
+	t.Parallel()
+	p := &Plant{}
+	var asked atomic.Int32
+	for i := range nodes {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			leader := ""
+			if asked.Add(1) > nodes {
+				leader = "node-1"
+			}
+			fmt.Fprintf(w, `{"meta_cluster": {"leader": %q}}`, leader)
+		}))
+		t.Cleanup(s.Close)
+		n := &Node{Name: fmt.Sprintf("node-%d", i)}
+		n.cfg.AdminPort = s.Listener.Addr().(*net.TCPAddr).Port
+		p.Nodes = append(p.Nodes, n)
+	}
+	if n, err := p.MetaLeader(t.Context()); err != nil || n.Name != "node-1" {
+		t.Errorf("leader %v, %v, want node-1", n, err)
+	}
+	asked.Store(-1_000_000)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errors.New("no time left"))
+	if n, err := p.MetaLeader(ctx); err == nil || !strings.Contains(err.Error(), "no time left") {
+		t.Errorf("leader %v, %v, want the cause", n, err)
 	}
 }
 
