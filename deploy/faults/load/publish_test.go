@@ -18,8 +18,9 @@ func TestBookIsWhatTheBrokerHas(t *testing.T) {
 	server := queuetest.Start(t)
 	conn := server.Conn(t)
 	l, err := load.New(t.Context(), conn, load.Config{
-		Segments: []string{"seg"}, Attributes: []string{"att"}, Template: "default", Seed: 1, Backlog: 80,
-		Pause: 20 * time.Millisecond,
+		Segments: []string{"seg"}, Attributes: []string{"att"}, Template: "default", Seed: 1,
+		// Nobody works, and it is not to be reached however long the restart takes.
+		Backlog: 4000, Pause: 20 * time.Millisecond,
 	})
 	if err != nil {
 		t.Fatal(err)
