@@ -123,7 +123,7 @@ func TestNothingIsWrittenAfterTheDeadline(t *testing.T) {
 func TestDeadlinesEndWithTheirRequests(t *testing.T) {
 	t.Parallel()
 	s := dial(t, account(sftptest.Start(t, sftptest.Config{})))
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), brief)
 	defer cancel()
 	if err := s.Remove(ctx, "x"); err != nil {
 		t.Fatal(err)

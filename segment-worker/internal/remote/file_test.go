@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -527,21 +528,31 @@ func TestStalledServer(t *testing.T) {
 	})
 }
 
+// brief is an idle time that a test can wait out, and in which a server answers also
+// on a machine that is busy.
+const brief = 5 * time.Second
+
 // TestSlowSource: who waits for the source does not blame the server.
 func TestSlowSource(t *testing.T) {
 	t.Parallel()
 	server := sftptest.Start(t, sftptest.Config{})
 	cfg := account(server)
-	cfg.IdleTimeout, cfg.StallTimeout = time.Second, time.Second
+	cfg.IdleTimeout, cfg.StallTimeout = brief, brief
 	s := dial(t, cfg)
 	r, w := io.Pipe()
-	go func() {
+	var writing sync.WaitGroup
+	defer writing.Wait()
+	defer func() { _ = r.Close() }() // has who writes give up, before Wait
+	writing.Go(func() {
 		before := server.Keepalives()
-		_, _ = w.Write([]byte("first"))
-		waitFor(t, func() bool { return server.Keepalives() > before+4 }) // one every third of a second
+		if _, err := w.Write([]byte("first")); err != nil {
+			return
+		}
+		// One every third of the time.
+		waitFor(t, func() bool { return server.Keepalives() > before+4 || !s.Alive() })
 		_, _ = w.Write([]byte(" second"))
 		_ = w.Close()
-	}()
+	})
 	if n, err := s.Put(t.Context(), "x", r); err != nil || n != 12 {
 		t.Errorf("put = %d, %v, want 12 bytes", n, err)
 	}
@@ -606,9 +617,9 @@ func TestKeepalive(t *testing.T) {
 	t.Parallel()
 	server := sftptest.Start(t, sftptest.Config{})
 	cfg := account(server)
-	cfg.IdleTimeout = time.Second
+	cfg.IdleTimeout = brief
 	s := dial(t, cfg)
-	waitFor(t, func() bool { return server.Keepalives() > 4 }) // one every third of a second
+	waitFor(t, func() bool { return server.Keepalives() > 4 || !s.Alive() }) // one every third of the time
 	if _, err := s.List(t.Context()); err != nil || !s.Alive() {
 		t.Errorf("after a pause: list = %v, Alive() = %v", err, s.Alive())
 	}
