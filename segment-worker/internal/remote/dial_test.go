@@ -363,12 +363,15 @@ func TestHostThatDoesNotAnswer(t *testing.T) {
 		server := sftptest.Start(t, sftptest.Config{})
 		server.Stall()
 		ctx, cancel := context.WithCancel(t.Context())
+		dialled := make(chan error, 1)
 		go func() {
-			waitFor(t, func() bool { return server.Connections() > 0 })
-			cancel()
+			_, err := remote.Dial(ctx, account(server))
+			dialled <- err
 		}()
+		waitFor(t, func() bool { return server.Connections() > 0 })
 		started := time.Now()
-		_, err := remote.Dial(ctx, account(server))
+		cancel()
+		err := <-dialled
 		if took := time.Since(started); took > 20*time.Second { // it is given 30
 			t.Errorf("dial took %v", took)
 		}
