@@ -34,6 +34,7 @@ import (
 	"attentive.internal/pkg/queuetest"
 	"attentive.internal/pkg/sftptest"
 	"attentive.internal/pkg/source"
+	"attentive.internal/pkg/worker"
 	"attentive.internal/segment-worker/internal/baseline"
 	"attentive.internal/segment-worker/internal/delivery"
 	"attentive.internal/segment-worker/internal/filename"
@@ -91,14 +92,15 @@ func TestLateOpenOfAnOldOwner(t *testing.T) {
 	}
 }
 
-// handTimeout is the time-out of the renames of workers put together by hand.
-const handTimeout = 600 * time.Millisecond
+// shortTimeout is the time-out of the renames of workers that are to lose their
+// lease: most of that is left for them to come so far.
+const shortTimeout = 600 * time.Millisecond
 
 // TestRenamesNeedALease stops a worker, which can no longer renew its lease,
 // right before it asks for it: what it may begin has to end with the lease.
 func TestRenamesNeedALease(t *testing.T) {
 	t.Parallel()
-	for name, needs := range map[string]time.Duration{"a rename may outlast the lease": handTimeout, "the lease is over": 0} {
+	for name, needs := range map[string]time.Duration{"a rename may outlast the lease": shortTimeout, "the lease is over": 0} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := newPlace(t)
@@ -106,7 +108,7 @@ func TestRenamesNeedALease(t *testing.T) {
 			p.url, p.lease = wire.URL, impatient
 			p.configure()
 			tenures := make(chan *owner.Tenure, 1)
-			h := hand{config: p.dir + "/" + p.config, log: p.log, fence: func(tenure *owner.Tenure) func(net.Conn) net.Conn {
+			h := hand{config: p.dir + "/" + p.config, log: p.log, timeout: shortTimeout, fence: func(tenure *owner.Tenure) func(net.Conn) net.Conn {
 				tenures <- tenure
 				return tenure.Conn
 			}}
@@ -190,7 +192,7 @@ const handConfig = "DELIVERY_TEST_HAND_CONFIG"
 func TestFrozenBeforeARename(t *testing.T) {
 	t.Parallel()
 	if file := os.Getenv(handConfig); file != "" {
-		h := hand{config: file, log: os.Stdout, fence: func(tenure *owner.Tenure) func(net.Conn) net.Conn {
+		h := hand{config: file, log: os.Stdout, timeout: shortTimeout, fence: func(tenure *owner.Tenure) func(net.Conn) net.Conn {
 			return func(c net.Conn) net.Conn { return freezing{tenure.Conn(c), filepath.Dir(file) + "/freeze", tenure} }
 		}}
 		h.run(t.Context(), t)
@@ -200,19 +202,19 @@ func TestFrozenBeforeARename(t *testing.T) {
 	wire := queuetest.StartTripwire(t, p.url, queuetest.Trip{Counts: func(string) bool { return false }})
 	p.url, p.lease = wire.URL, impatient
 	p.configure()
-	worker := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFrozenBeforeARename$")
-	worker.Env = append(os.Environ(), handConfig+"="+p.dir+"/"+p.config)
-	worker.Stdout, worker.Stderr = p.log, p.log
+	frozen := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFrozenBeforeARename$")
+	frozen.Env = append(os.Environ(), handConfig+"="+p.dir+"/"+p.config)
+	frozen.Stdout, frozen.Stderr = p.log, p.log
 	renames := beforeRenames(p, func() {
 		wire.Break()
 		p.file("freeze", "")
 	})
-	if err := worker.Start(); err != nil {
+	if err := frozen.Start(); err != nil {
 		t.Fatal(err)
 	}
 	id := p.three()
 	var status syscall.WaitStatus
-	if _, err := syscall.Wait4(worker.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+	if _, err := syscall.Wait4(frozen.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
 		t.Fatalf("wait until the worker stops: %v, %v; log:\n%s", status, err, p.log)
 	}
 	froze := time.Now()
@@ -221,24 +223,25 @@ func TestFrozenBeforeARename(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.eventually("end of the lease", func() bool { return time.Since(froze) > lease })
-	if err := worker.Process.Signal(syscall.SIGCONT); err != nil {
+	if err := frozen.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
 	p.eventually("loss", func() bool { return strings.Contains(p.log.String(), "ownership is lost") })
-	if err := worker.Process.Kill(); err != nil {
+	if err := frozen.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	_ = worker.Wait() // it was killed
+	_ = frozen.Wait() // it was killed
 	p.finishes(id, renames)
 }
 
 // hand is a worker put together by hand, so that something can stand between its
 // parts.
 type hand struct {
-	config string // file
-	log    io.Writer
-	fence  func(*owner.Tenure) func(net.Conn) net.Conn
-	now    func() time.Time // of file names; nil for time.Now
+	config  string // file
+	log     io.Writer
+	fence   func(*owner.Tenure) func(net.Conn) net.Conn
+	timeout time.Duration    // of calls whose effect others see; zero for that of any worker
+	now     func() time.Time // of file names; nil for time.Now
 }
 
 // byHand runs such a worker, which gives its job no time when it is stopped.
@@ -265,6 +268,9 @@ func (h hand) run(ctx context.Context, t *testing.T) {
 	}
 	if h.now == nil {
 		h.now = time.Now
+	}
+	if h.timeout == 0 {
+		h.timeout = worker.Parts{Config: cfg}.CallTimeout()
 	}
 	d := cfg.Destinations[0]
 	account := cfg.Credentials[0].SFTP
@@ -297,7 +303,7 @@ func (h hand) run(ctx context.Context, t *testing.T) {
 			},
 			Sessions: remote.NewSessions(1, log), Sources: sources, Rejects: rejects, Ledger: jobs,
 			Numbers: filename.NewNumbers(files), Baselines: baseline.New(files), Names: new(delivery.Names), Metrics: m,
-			CallTimeout: handTimeout, Log: log, Now: h.now,
+			CallTimeout: h.timeout, Log: log, Now: h.now,
 		}
 		runner := &job.Runner[*attentivev1.SegmentJob]{
 			Kind: contract.Segment, Destination: d.ID, New: func() *attentivev1.SegmentJob { return &attentivev1.SegmentJob{} },
