@@ -13,6 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/pkg/sftp"
 
+	attentivev1 "attentive.internal/proto/attentive/v1"
+
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/deadletter"
@@ -20,10 +22,14 @@ import (
 	"attentive.internal/pkg/sftptest"
 )
 
-// Three segments, so that there is something between two renames.
-func (p *place) three() string {
-	return p.send(p.campaign("A", csv(212, 200), csv(213, 2), csv(214, 3)))
+// ofThree is a job of three segments, so that there is something between two
+// renames.
+func (p *place) ofThree() *attentivev1.SegmentJob {
+	return p.campaign("A", csv(212, 200), csv(213, 2), csv(214, 3))
 }
+
+// three publishes it and returns its id.
+func (p *place) three() string { return p.send(p.ofThree()) }
 
 // onceEach fails the test unless the three files are there, each once under a
 // final name, and nothing else is.

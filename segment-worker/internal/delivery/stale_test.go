@@ -51,6 +51,8 @@ func TestLateOpenOfAnOldOwner(t *testing.T) {
 	s.lease = impatient
 	opened := make(chan struct{}) // late
 	late := make(chan struct{})
+	openLate := sync.OnceFunc(func() { close(late) })
+	t.Cleanup(openLate) // or, after a failure, the server would wait for its request
 	var opens, lists atomic.Int32
 	var afterwards atomic.Bool
 	s.expose(queuetest.Trip{Counts: s.says})
@@ -63,7 +65,7 @@ func TestLateOpenOfAnOldOwner(t *testing.T) {
 		// The second owner lists the folder to sweep it, to look at what it has
 		// uploaded, and once more before it renames that.
 		case op == sftptest.OpList && opens.Load() > 0 && lists.Add(1) == 3:
-			close(late)
+			openLate()
 			select {
 			case <-opened:
 			case <-time.After(patience):
@@ -107,20 +109,21 @@ func TestRenamesNeedALease(t *testing.T) {
 			wire := queuetest.StartTripwire(t, p.url, queuetest.Trip{Counts: func(string) bool { return false }})
 			p.url, p.lease = wire.URL, impatient
 			p.configure()
-			tenures := make(chan *owner.Tenure, 1)
+			var held atomic.Pointer[owner.Tenure] // the last, should one be lost before its time
 			h := hand{config: p.dir + "/" + p.config, log: p.log, timeout: shortTimeout, fence: func(tenure *owner.Tenure) func(net.Conn) net.Conn {
-				tenures <- tenure
+				held.Store(tenure)
 				return tenure.Conn
 			}}
-			renames := beforeRenames(p, func() {
+			j := p.ofThree()
+			renames := beforeRenames(p, j.GetId(), func() {
 				wire.Break()
-				tenure := <-tenures
+				tenure := held.Load()
 				p.eventually("end of the lease", func() bool { return !tenure.Allows(needs) })
 			})
 			ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 			var running sync.WaitGroup
 			running.Go(func() { h.run(ctx, t) })
-			id := p.three()
+			id := p.send(j)
 			p.eventually("loss", func() bool { return strings.Contains(p.log.String(), "ownership is lost") })
 			stop()
 			running.Wait()
@@ -129,17 +132,18 @@ func TestRenamesNeedALease(t *testing.T) {
 	}
 }
 
-// beforeRenames calls fn once, when the last answer before the first rename is
-// about to be given, and counts renames.
-func beforeRenames(p *place, fn func()) (renames *atomic.Int32) {
+// beforeRenames calls fn once, when the last answer before the first rename of a job
+// is about to be given, and counts renames.
+func beforeRenames(p *place, id string, fn func()) (renames *atomic.Int32) {
 	renames = &atomic.Int32{}
-	var lists atomic.Int32
+	var called atomic.Bool
 	p.sftp.Intercept(func(op sftptest.Op, _ string) error {
 		if op == sftptest.OpRename {
 			renames.Add(1)
 		}
-		// To sweep, to look at what was uploaded, and before the first rename.
-		if op == sftptest.OpList && lists.Add(1) == 3 {
+		// Lists that sweep or look at what was uploaded come before.
+		if op == sftptest.OpList && !called.Load() && p.entry(id).State == ledger.Publishing {
+			called.Store(true)
 			fn()
 		}
 		return nil
@@ -200,22 +204,27 @@ func TestFrozenBeforeARename(t *testing.T) {
 	}
 	p := newPlace(t)
 	wire := queuetest.StartTripwire(t, p.url, queuetest.Trip{Counts: func(string) bool { return false }})
-	p.url, p.lease = wire.URL, impatient
+	p.url = wire.URL
 	p.configure()
 	frozen := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFrozenBeforeARename$")
 	frozen.Env = append(os.Environ(), handConfig+"="+p.dir+"/"+p.config)
 	frozen.Stdout, frozen.Stderr = p.log, p.log
-	renames := beforeRenames(p, func() {
+	j := p.ofThree()
+	renames := beforeRenames(p, j.GetId(), func() {
 		wire.Break()
 		p.file("freeze", "")
 	})
 	if err := frozen.Start(); err != nil {
 		t.Fatal(err)
 	}
-	id := p.three()
+	id := p.send(j)
 	var status syscall.WaitStatus
-	if _, err := syscall.Wait4(frozen.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
-		t.Fatalf("wait until the worker stops: %v, %v; log:\n%s", status, err, p.log)
+	p.eventually("stop of the worker", func() bool {
+		pid, err := syscall.Wait4(frozen.Process.Pid, &status, syscall.WUNTRACED|syscall.WNOHANG, nil)
+		return pid != 0 || err != nil
+	})
+	if !status.Stopped() {
+		t.Fatalf("the worker has ended: %v; log:\n%s", status, p.log)
 	}
 	froze := time.Now()
 	lease, err := time.ParseDuration(p.lease)
