@@ -176,9 +176,33 @@ destinations:
   credential: sftp
   settings: {client_domain: %s, identifier: %s, remote_folder: %s%s}
   templates: [{id: default, campaigns: true, columns: {%s}%s}]
-`, d, p.domain, p.identifier, p.folder, more(p.settings), p.columns, more(p.template))
+`, d, p.domain, p.identifier, p.folder, more(p.dated()), p.columns, more(p.template))
 	}
 	p.file(p.config, b.String())
+}
+
+// dated returns the settings with a time zone in which no day ends for hours, for
+// tests know their files by the date. One whose names are those of another zone says
+// so itself.
+func (p *place) dated() string {
+	if strings.Contains(p.settings, "time_zone:") {
+		return p.settings
+	}
+	return "time_zone: " + zone() + more(p.settings)
+}
+
+// zone is one in which it was noon, or an hour later, when these tests began.
+var zone = sync.OnceValue(func() string {
+	return fmt.Sprintf("Etc/GMT%+d", time.Now().UTC().Hour()-12) // their signs are the other way round
+})
+
+// today is the date in names of files.
+func today() time.Time {
+	location, err := time.LoadLocation(zone())
+	if err != nil {
+		panic(err)
+	}
+	return time.Now().In(location)
 }
 
 func more(keys string) string {
@@ -428,7 +452,7 @@ func (p *place) temporary() (names []string) {
 }
 
 // name of the n-th file of today.
-func name(n int) string { return fileOf(time.Now().UTC(), n) }
+func name(n int) string { return fileOf(today(), n) }
 
 func fileOf(day time.Time, n int) string {
 	return fmt.Sprintf("shop_subscriber_segment_%s_%d.csv", day.Format("20060102"), n)
