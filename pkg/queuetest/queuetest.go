@@ -136,7 +136,10 @@ func (s *Server) Restart() {
 func (s *Server) Conn(t testing.TB) *broker.Conn {
 	t.Helper()
 	c := Connect(t, s.URL)
-	if err := c.Ensure(t.Context(), broker.Settings{}); err != nil {
+	// Without a deadline each request would be given five seconds, and none is repeated.
+	ctx, cancel := context.WithTimeout(t.Context(), readyTimeout)
+	defer cancel()
+	if err := c.Ensure(ctx, broker.Settings{}); err != nil {
 		t.Fatal(err)
 	}
 	return c
