@@ -110,6 +110,12 @@ func sideBySide(t *testing.T, n int, run func(server *queuetest.Server, i int)) 
 func at(t *testing.T, s *queuetest.Server, destinations ...string) *place {
 	t.Helper()
 	c := s.Conn(t)
+	var err error
+	// What a test asks is answered in the end. A request of a worker is given up after
+	// five seconds, and made again.
+	if c.JS, err = jetstream.New(c.NC, jetstream.WithDefaultTimeout(patience)); err != nil {
+		t.Fatal(err)
+	}
 	kv, err := c.JS.KeyValue(t.Context(), broker.BucketLedger)
 	if err != nil {
 		t.Fatal(err)
