@@ -264,7 +264,7 @@ func (s *story) die() {
 func (s *story) successor() {
 	s.t.Helper()
 	s.host.Up()
-	s.url, s.config = s.direct, "second.yaml"
+	s.url, s.config, s.lease = s.direct, "second.yaml", patient
 	s.configure()
 	s.start()
 }

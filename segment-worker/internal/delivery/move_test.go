@@ -101,6 +101,8 @@ type stage struct {
 
 func (s stage) begun() bool { return s.waits || s.uploaded > 0 }
 
+func (s stage) dies() bool { return s.uploaded > 0 }
+
 func (s stage) publishing() bool { return s.waits || s.published > 0 }
 
 // TestMovedDestination moves a destination to another log-in, with a backlog
@@ -160,7 +162,9 @@ func (m *move) String() string {
 
 func (m *move) run() {
 	m.arrived = map[string][]string{}
-	m.mortal()
+	if m.stage.dies() {
+		m.mortal()
+	}
 	root := m.t.TempDir()
 	m.old = m.account("before", root, m.note)
 	newRoot := root
@@ -171,7 +175,7 @@ func (m *move) run() {
 	m.configureAt(m.old)
 	m.begin()
 
-	m.url, m.config = m.direct, "moved.yaml"
+	m.url, m.config, m.lease = m.direct, "moved.yaml", patient
 	m.configureAt(m.old, moved)
 	if m.removed {
 		m.configureAt(moved)
@@ -381,7 +385,7 @@ func TestDeathAfterTheMove(t *testing.T) {
 	m.configureAt(moved)
 	m.start()
 	m.dies()
-	m.url, m.config = m.direct, "second.yaml"
+	m.url, m.config, m.lease = m.direct, "second.yaml", patient
 	m.configureAt(moved)
 	m.start()
 	m.once()

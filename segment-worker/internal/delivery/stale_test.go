@@ -160,7 +160,7 @@ func (p *place) finishes(id string, renames *atomic.Int32) {
 	if got := p.entry(id).State; got != ledger.Publishing {
 		p.t.Fatalf("the job is %s, want publishing", got)
 	}
-	p.url = p.direct
+	p.url, p.lease = p.direct, patient
 	p.configure()
 	p.start()
 	p.reaches(id, ledger.Succeeded)
