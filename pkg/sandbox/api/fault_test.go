@@ -24,7 +24,7 @@ func (s *sandbox) add(f api.Fault) {
 }
 
 // until polls a condition for at most a minute.
-func until(t *testing.T, what string, condition func() bool) {
+func until(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); !condition(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -102,9 +102,7 @@ func (s *sandbox) abandon(body string) {
 		}
 		done <- err
 	}()
-	for len(s.Arrivals()) == before {
-		time.Sleep(time.Millisecond)
-	}
+	until(s.t, "the call arrives", func() bool { return len(s.Arrivals()) > before })
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		s.t.Fatalf("call ended with %v before it was given up", err)
@@ -114,7 +112,8 @@ func (s *sandbox) abandon(body string) {
 func TestLateExecution(t *testing.T) {
 	t.Parallel()
 	s := start(t, config(t))
-	s.add(api.Fault{Delay: api.Duration(50 * time.Millisecond), Late: true, Times: 1})
+	// Long enough that the call is given up before, on a machine that is busy.
+	s.add(api.Fault{Delay: api.Duration(3 * time.Second), Late: true, Times: 1})
 	s.abandon(setAge)
 	until(t, "a call given up takes effect late", func() bool { _, ok := s.Subscriber(phone); return ok })
 }
