@@ -1,6 +1,7 @@
 package api
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -12,16 +13,21 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // attributesCall sends one call without a socket and returns its status.
-func attributesCall(s *Server) int {
+func attributesCall(s *Server) int { return attributesAnswer(s).Code }
+
+// attributesAnswer is attributesCall with all of the answer.
+func attributesAnswer(s *Server) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(http.MethodPost, "/v1/attributes/custom", strings.NewReader(`{"user":{"phone":"+13115552368"},"properties":{}}`))
 	r.Header.Set("Authorization", "Bearer t")
 	r.Header.Set("Content-Type", "application/json")
 	w := httptest.NewRecorder()
 	s.ServeHTTP(w, r)
-	return w.Code
+	return w
 }
 
 func limited(t *testing.T) *Server {
@@ -92,6 +98,24 @@ func TestLimitHoldsForConcurrentCalls(t *testing.T) {
 				t.Errorf("%d calls accepted in one instant, want 150", got)
 			}
 			time.Sleep(time.Second)
+		}
+	})
+}
+
+func TestRemainingCountsDown(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) { // so that none of the calls leaves the second
+		s := limited(t)
+		if err := s.SetLimit(SetAttributes, 3); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for range 4 {
+			a := attributesAnswer(s)
+			got = append(got, fmt.Sprint(a.Code, " ", a.Header().Get("x-ratelimit-limit"), " ", a.Header().Get("x-ratelimit-remaining")))
+		}
+		if diff := cmp.Diff([]string{"200 3 2", "200 3 1", "200 3 0", "429 3 0"}, got); diff != "" {
+			t.Errorf("status, limit, remaining (-want +got):\n%s", diff)
 		}
 	})
 }
