@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"attentive.internal/pkg/loopback"
 	"attentive.internal/pkg/sandbox"
 	"attentive.internal/pkg/sandbox/api"
 	"attentive.internal/pkg/sandbox/ingest"
@@ -319,12 +320,16 @@ func TestListenReleasesWhatItTook(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	free, err := loopback.Reserve(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	free.Close()
-	cfg := sandbox.Config{Data: t.TempDir(), APIAddr: free.Addr().String(), ControlAddr: taken.Addr().String()}
+	t.Cleanup(func() {
+		if err := free.Release(); err != nil {
+			t.Error(err)
+		}
+	})
+	cfg := sandbox.Config{Data: t.TempDir(), APIAddr: free.Address(), ControlAddr: taken.Addr().String()}
 	s, err := sandbox.New(cfg)
 	if err != nil {
 		t.Fatal(err)
