@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/loopback"
 )
 
 func nan() float64 { return math.NaN() }
@@ -49,17 +50,19 @@ func listen(t *testing.T, handle func(net.Conn)) (base string) {
 	return "http://" + l.Addr().String()
 }
 
-// unused returns an address on which nobody listens.
+// unused returns an address on which nobody listens before the end of the test.
 func unused(t *testing.T) (base string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := loopback.Reserve(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return "http://" + l.Addr().String()
+	t.Cleanup(func() {
+		if err := port.Release(); err != nil {
+			t.Error(err)
+		}
+	})
+	return "http://" + port.Address()
 }
 
 // readRequest takes one request off the connection.
@@ -85,30 +88,33 @@ func TestOutcomeOfCallsWithoutAnswer(t *testing.T) {
 		_ = readRequest(c)
 		_, _ = io.WriteString(c, "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")
 	}
+	// A call that is to meet its time-out has time to be written before.
+	const short, long = 2 * time.Second, time.Minute
 	tests := []struct {
-		name   string
-		scheme string
-		meets  func(net.Conn) // nil: nobody listens
-		gate   Gate
-		class  fault.Class
-		known  bool
-		says   string
+		name    string
+		scheme  string
+		meets   func(net.Conn) // nil: nobody listens
+		gate    Gate
+		timeout time.Duration
+		class   fault.Class
+		known   bool
+		says    string
 	}{
-		{"refused dial", "http:", nil, nil, fault.Retryable, true, "connection refused"},
+		{"refused dial", "http:", nil, nil, long, fault.Retryable, true, "connection refused"},
 		{
 			"failed TLS handshake", "https:",
 			func(c net.Conn) { _, _ = io.WriteString(c, "not TLS at all\n") },
-			nil, fault.Retryable, true, "tls",
+			nil, long, fault.Retryable, true, "tls",
 		},
 		{
 			"cut after the request", "http:",
 			func(c net.Conn) { _ = readRequest(c) },
-			nil, fault.Retryable, false, "EOF",
+			nil, long, fault.Retryable, false, "EOF",
 		},
 		{
 			"time-out", "http:",
 			func(c net.Conn) { _, _ = io.Copy(io.Discard, c) },
-			nil, fault.Retryable, false, "timed out",
+			nil, short, fault.Retryable, false, "timed out",
 		},
 		{
 			"an answer that is none", "http:",
@@ -116,22 +122,22 @@ func TestOutcomeOfCallsWithoutAnswer(t *testing.T) {
 				_ = readRequest(c)
 				_, _ = io.WriteString(c, "ann@example.com says hello\r\n\r\n")
 			},
-			nil, fault.Retryable, false, "malformed",
+			nil, long, fault.Retryable, false, "malformed",
 		},
 		{
 			"the gate refuses", "http:", accepts,
 			func(context.Context, func() error) error { return refuse },
-			fault.Retryable, true, "fenced",
+			long, fault.Retryable, true, "fenced",
 		},
 		{
 			"the gate refuses with a class", "http:", accepts,
 			func(context.Context, func() error) error { return fault.Interruptedf("lease: %w", refuse) },
-			fault.Interrupted, true, "lease: fenced",
+			long, fault.Interrupted, true, "lease: fenced",
 		},
 		{
 			"the gate waits until the time-out", "http:", accepts,
 			func(ctx context.Context, _ func() error) error { <-ctx.Done(); return ctx.Err() },
-			fault.Retryable, true, "deadline exceeded",
+			short, fault.Retryable, true, "deadline exceeded",
 		},
 	}
 	for _, tt := range tests {
@@ -141,7 +147,7 @@ func TestOutcomeOfCallsWithoutAnswer(t *testing.T) {
 			if tt.meets != nil {
 				base = listen(t, tt.meets)
 			}
-			c := dial(t, Config{BaseURL: strings.Replace(base, "http:", tt.scheme, 1), Timeout: 500 * time.Millisecond})
+			c := dial(t, Config{BaseURL: strings.Replace(base, "http:", tt.scheme, 1), Timeout: tt.timeout})
 			if tt.gate != nil {
 				c = c.Through(tt.gate)
 			}
@@ -366,18 +372,23 @@ func TestGivenUpConnectionIsReset(t *testing.T) {
 	got := make(chan error, 1)
 	base := listen(t, func(c net.Conn) {
 		_ = readRequest(c)
-		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(30 * time.Second))
 		_, err := c.Read(make([]byte, 1))
 		got <- err
 	})
-	err := subscribe(t.Context(), dial(t, Config{BaseURL: base, Timeout: 100 * time.Millisecond}))
+	err := subscribe(t.Context(), dial(t, Config{BaseURL: base, Timeout: 2 * time.Second}))
 	if e, ok := errors.AsType[net.Error](err); !ok || !e.Timeout() {
 		t.Errorf("%v is no time-out of the network: metrics count it as something else", err)
 	}
 	if err == nil || OutcomeKnown(err) {
 		t.Errorf("error %v, want one of unknown outcome", err)
 	}
-	if err := <-got; err == nil || !strings.Contains(err.Error(), "reset") {
-		t.Errorf("the peer saw %v, want a reset", err)
+	select {
+	case err := <-got:
+		if err == nil || !strings.Contains(err.Error(), "reset") {
+			t.Errorf("the peer saw %v, want a reset", err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("the peer saw no call")
 	}
 }
