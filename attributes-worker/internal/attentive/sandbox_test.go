@@ -181,6 +181,7 @@ func TestLimitHoldsAtTheSandbox(t *testing.T) {
 	const limit, span = 150, 5 * time.Second
 	s := sandboxtest.Start(t, sandbox.Config{})
 	l := limiter.New(limit)
+	l.Tolerate(200 * time.Millisecond) // as on a busy machine
 	c := connect(t, s).Through(l.Do)
 	ctx, cancel := context.WithTimeout(t.Context(), span)
 	defer cancel()
@@ -205,8 +206,8 @@ func TestLimitHoldsAtTheSandbox(t *testing.T) {
 	_ = l.Run(ctx)
 	wg.Wait()
 	for _, traffic := range s.API().Traffic() {
-		// Other tests share the machine: with more than 5 ms of jitter more may
-		// arrive within a second than were sent, and a busy machine sends less.
+		// Other tests share the machine: with still more jitter more may arrive
+		// within a second than were sent, and a busy machine sends less.
 		// The limiter's own tests are exact, by a simulated clock.
 		if traffic.Peak > limit+limit/10 {
 			t.Errorf("%d calls arrived within a second, the limit is %d", traffic.Peak, limit)
