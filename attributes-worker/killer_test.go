@@ -250,7 +250,7 @@ func subscribe(phone string) *attentivev1.Profile {
 // else is sent, and nobody is texted twice.
 func TestKillers(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRigOf(t, 2*time.Second) // whose end is waited for each time that a worker dies
 	const n, killer, silent = 1000, 500, 2005
 	h := r.haunt(phone(killer), phone(silent))
 	for i := range n {

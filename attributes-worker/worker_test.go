@@ -39,6 +39,9 @@ type rig struct {
 	config  string // path of the configuration; the keys lie beside it
 	// sweepAfter is when what nobody names is given up; zero: after an hour.
 	sweepAfter time.Duration
+	// lease of the workers. On a busy machine a short one is lost, or lets a call run
+	// into its time-out, which is a third of it.
+	lease time.Duration
 }
 
 const (
@@ -50,10 +53,16 @@ const (
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
+	return newRigOf(t, 10*time.Second)
+}
+
+// newRigOf returns a rig whose workers have that lease.
+func newRigOf(t *testing.T, lease time.Duration) *rig {
+	t.Helper()
 	server := queuetest.Start(t)
 	all := []string{api.ScopeAttributes, api.ScopeSubscriptions}
 	r := &rig{
-		t: t, server: server, conn: server.Conn(t), config: filepath.Join(t.TempDir(), "relay.yaml"),
+		t: t, server: server, conn: server.Conn(t), config: filepath.Join(t.TempDir(), "relay.yaml"), lease: lease,
 		sandbox: sandboxtest.Start(t, sandbox.Config{Keys: []sandbox.APIKey{
 			{ID: acmeKey, Token: sandboxtest.Token, Scopes: all},
 			{ID: otherKey, Token: "other-token", Scopes: all},
@@ -85,8 +94,8 @@ func (r *rig) configure(destinations ...string) {
     columns: {phone: mobile, email: email, client_user_id: id, opt_in: opt_in}
     attributes: {color: {name: Favorite Color}, points: {type: number}}`, d, credential, sandboxtest.SignUpUnit)
 	}
-	r.write(r.config, fmt.Sprintf("broker: {url: %q}\nops_address: 127.0.0.1:0\nlease: 2s\ncredentials:\n%sdestinations:%s\n",
-		r.server.URL, accounts.String(), list.String()))
+	r.write(r.config, fmt.Sprintf("broker: {url: %q}\nops_address: 127.0.0.1:0\nlease: %v\ncredentials:\n%sdestinations:%s\n",
+		r.server.URL, r.lease, accounts.String(), list.String()))
 }
 
 // write replaces a file of the rig at once, as an operator does.
