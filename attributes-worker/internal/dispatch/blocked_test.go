@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"strings"
 	"testing"
 
 	attentivev1 "attentive.internal/proto/attentive/v1"
@@ -12,6 +11,7 @@ import (
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/loopback"
 	"attentive.internal/pkg/metrics"
 	"attentive.internal/pkg/sandbox"
 	"attentive.internal/pkg/sandbox/api"
@@ -174,7 +174,16 @@ func TestAMissingScopeBlocksItsEndpoints(t *testing.T) {
 // A host that is down for a while costs no profile, and no person a second text.
 func TestAHostThatIsDown(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	port, err := loopback.Reserve(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := port.Release(); err != nil {
+			t.Error(err)
+		}
+	})
+	r := newRigOf(t, sandbox.Config{APIAddr: port.Address()})
 	r.lease = longLease
 	r.settings = "retry_budget: {attempts: 5, duration: 1h}"
 	r.publishSome(100)
@@ -186,7 +195,7 @@ func TestAHostThatIsDown(t *testing.T) {
 		}
 		return nil
 	})
-	r.sandbox = sandboxtest.Start(t, sandbox.Config{APIAddr: strings.TrimPrefix(r.apiURL, "http://")})
+	r.sandbox = sandboxtest.Start(t, sandbox.Config{APIAddr: port.Address()})
 	r.drained()
 	r.noLetters()
 	if got := r.traffic(api.SetAttributes); got.Executed != 100 || got.Calls != 100 {
