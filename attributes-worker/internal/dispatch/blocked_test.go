@@ -39,6 +39,7 @@ func TestARefusedKeyBlocksTheAccount(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.lease = longLease
+	r.ceilings = "attributes: 60" // so that few are under way when the first is refused
 	r.publishSome(200)
 	run := r.start()
 	r.arrived(api.SetAttributes, 60)

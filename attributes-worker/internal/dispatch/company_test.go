@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -76,8 +75,7 @@ func TestConsentIsRememberedByCompany(t *testing.T) {
 func TestAnUnansweredCallIsSettledWithAnotherKey(t *testing.T) {
 	t.Parallel()
 	r := newRigOfKeys(t)
-	r.fault(api.Fault{Endpoint: api.Subscribe, Delay: api.Duration(300 * time.Millisecond), Times: 1})
-	r.fault(api.Fault{Endpoint: api.Unsubscribe, Delay: api.Duration(300 * time.Millisecond), Times: 1})
+	r.slow(api.Subscribe, api.Unsubscribe)
 	wire := queuetest.StartProxy(t, r.server.URL)
 	r.startAt(wire.URL)
 	r.publish(subscribe(phone(1)), unsubscribe(phone(2)))

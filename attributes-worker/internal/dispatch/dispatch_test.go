@@ -387,6 +387,7 @@ func TestStopIsGraceful(t *testing.T) {
 	t.Parallel()
 	const updates = 60
 	r := newRig(t)
+	r.ceilings = "attributes: 20" // so that the stop comes before the last call
 	r.fault(api.Fault{Endpoint: api.SetAttributes, Delay: api.Duration(300 * time.Millisecond)})
 	for n := range updates {
 		r.publish(update(byPhone(phone(n)), map[string]any{"n": 1}))
