@@ -197,7 +197,7 @@ func (r *rig) count() *inFlight {
 func TestALateCallUndoesNothing(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.fault(api.Fault{Endpoint: api.SetAttributes, Delay: api.Duration(timeout + 550*time.Millisecond), Late: true, Times: 1})
+	r.lateCall()
 	for n := range 3 {
 		r.publish(update(byPhone(phone(1)), map[string]any{"n": n + 1}))
 	}
@@ -214,12 +214,20 @@ func TestALateCallUndoesNothing(t *testing.T) {
 	}
 }
 
+// lateCall has the first call time out and carried out late: when it has long been
+// repeated, and long before the next one may come, on a machine that is busy, too.
+func (r *rig) lateCall() {
+	r.t.Helper()
+	r.lease = 4 * lease
+	r.fault(api.Fault{Endpoint: api.SetAttributes, Delay: api.Duration(4 * (timeout + timeout/2)), Late: true, Times: 1})
+}
+
 // The worker is stopped when a call of it has timed out that is carried out later. The
 // next owner, which knows of no such call, does not begin before that.
 func TestALateCallOfTheOwnerBeforeUndoesNothing(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.fault(api.Fault{Endpoint: api.SetAttributes, Delay: api.Duration(timeout + 550*time.Millisecond), Late: true, Times: 1})
+	r.lateCall()
 	for n := range 2 {
 		r.publish(update(byPhone(phone(1)), map[string]any{"n": n + 1}))
 	}
