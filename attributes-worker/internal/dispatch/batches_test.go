@@ -27,7 +27,6 @@ func newBulkRig(t *testing.T, bulk string, policy api.BulkPolicy) *rig {
 	t.Helper()
 	r := newRig(t)
 	r.settings = "single_opt_in: true, api_mode: bulk, bulk: " + bulk
-	r.lease = longLease
 	r.bulk(policy)
 	return r
 }

@@ -38,7 +38,6 @@ func (r *rig) publishSome(n int) {
 func TestARefusedKeyBlocksTheAccount(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.lease = longLease
 	r.ceilings = "attributes: 60" // so that few are under way when the first is refused
 	r.publishSome(200)
 	run := r.start()
@@ -87,7 +86,7 @@ func TestARefusedKeyBlocksTheAccount(t *testing.T) {
 func TestARefusedCallLeavesNothingOpen(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.settings, r.lease = "single_opt_in: false", longLease
+	r.settings = "single_opt_in: false"
 	r.publish(subscribe(phone(1)))
 	run := r.start()
 	r.drained() // and it is known whose people they are
@@ -118,7 +117,6 @@ func TestARefusedCallLeavesNothingOpen(t *testing.T) {
 func TestAKeyFileThatIsReplaced(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.lease = longLease
 	r.publishSome(20)
 	run := r.start()
 	r.drained()
@@ -146,7 +144,6 @@ func TestAKeyFileThatIsReplaced(t *testing.T) {
 func TestAMissingScopeBlocksItsEndpoints(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.lease = longLease
 	if err := r.sandbox.API().SetScopes(only, api.ScopeAttributes); err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +182,6 @@ func TestAHostThatIsDown(t *testing.T) {
 		}
 	})
 	r := newRigOf(t, sandbox.Config{APIAddr: port.Address()})
-	r.lease = longLease
 	r.settings = "retry_budget: {attempts: 5, duration: 1h}"
 	r.publishSome(100)
 	r.sandbox.Stop()
@@ -213,7 +209,6 @@ func TestAHostThatIsDown(t *testing.T) {
 func TestThrottledCallsAreMadeAgain(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.lease = longLease
 	r.settings = "retry_budget: {attempts: 1, duration: 1s}"
 	r.fault(api.Fault{Status: http.StatusTooManyRequests, RetryAfter: "1", Times: 3})
 	r.publishSome(20)

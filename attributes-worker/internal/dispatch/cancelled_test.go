@@ -24,7 +24,7 @@ func TestProfilesOfACancelledJob(t *testing.T) {
 	t.Parallel()
 	const each = 40
 	r := newRig(t)
-	r.ceilings, r.lease = "attributes: 20", longLease
+	r.ceilings = "attributes: 20"
 	var cancelled atomic.Bool
 	job, other := uuid.NewString(), uuid.NewString()
 	r.cancelled = func(id string) bool { return id == job && cancelled.Load() }
@@ -57,7 +57,7 @@ func TestAJobThatIsCancelledBehindABlock(t *testing.T) {
 			t.Parallel()
 			const each = 40
 			r := newRig(t)
-			r.settings, r.lease = "api_mode: "+mode, longLease
+			r.settings = "api_mode: " + mode
 			var cancelled atomic.Bool
 			job, other := uuid.NewString(), uuid.NewString()
 			r.cancelled = func(id string) bool { return id == job && cancelled.Load() }

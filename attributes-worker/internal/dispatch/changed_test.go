@@ -25,7 +25,6 @@ func TestOnlyWhatChanged(t *testing.T) {
 			const people = 40
 			r := newRig(t)
 			r.settings = "single_opt_in: true, " + mode
-			r.lease = longLease
 			r.bulk(api.BulkPolicy{})
 			version := make([]int, people)
 			send := func() {

@@ -75,6 +75,7 @@ func TestConsentIsRememberedByCompany(t *testing.T) {
 func TestAnUnansweredCallIsSettledWithAnotherKey(t *testing.T) {
 	t.Parallel()
 	r := newRigOfKeys(t)
+	r.lease = lease
 	r.slow(api.Subscribe, api.Unsubscribe)
 	wire := queuetest.StartProxy(t, r.server.URL)
 	r.startAt(wire.URL)
@@ -179,7 +180,6 @@ func (r *rig) withoutCompany(told <-chan struct{}) {
 func TestTheCompanyIsAskedForOnce(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.lease = longLease
 	var people []string
 	for n := range 40 {
 		people = append(people, phone(n))

@@ -66,7 +66,7 @@ func TestAnUnsubscribeOvertakesABacklog(t *testing.T) {
 	r := newRig(t)
 	// The subscribe of the one who opts out waits for those of two others, slow
 	// ones, because they share an identifier.
-	r.fault(api.Fault{Endpoint: api.Subscribe, Delay: api.Duration(500 * time.Millisecond)})
+	r.fault(api.Fault{Endpoint: api.Subscribe, Delay: api.Duration(2 * time.Second)})
 	for n := range 3 {
 		p := subscribe(phone(n))
 		p.Identifiers.ClientUserId = "shared"
@@ -187,6 +187,7 @@ func TestASubscribeThatWaitsForAReplyIsUnknown(t *testing.T) {
 func TestACrashBetweenIntentAndAnswer(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	r.lease = lease
 	r.slow(api.Subscribe, api.Unsubscribe)
 	wire := queuetest.StartProxy(t, r.server.URL)
 	r.startAt(wire.URL)
@@ -222,7 +223,7 @@ func (r *rig) slow(endpoints ...api.Endpoint) {
 func TestTheNextOwnerLetsACallSettle(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.settle = 5 * time.Second
+	r.lease, r.settle = lease, 5*time.Second
 	r.fault(api.Fault{Endpoint: api.Subscribe, Delay: api.Duration(timeout + 1500*time.Millisecond), Late: true, Times: 1})
 	r.publish(subscribe(phone(1)))
 	first := r.start()

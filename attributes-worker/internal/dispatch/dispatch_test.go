@@ -37,6 +37,7 @@ func TestTheLastUpdateOfEachSubscriberWins(t *testing.T) {
 	t.Parallel()
 	const people, updates, seed = 40, 600, 3
 	r := newRig(t)
+	r.lease = lease
 	for _, f := range []api.Fault{
 		{Status: http.StatusInternalServerError, Probability: 0.04},
 		{Status: http.StatusServiceUnavailable, Executed: true, Probability: 0.04},
@@ -426,7 +427,6 @@ func TestTheLimitHoldsAndIsUsed(t *testing.T) {
 	// A fifth of the published limit, which a busy machine can use too.
 	const updates, limit = 150, 30
 	r := newRigOf(t, sandbox.Config{Limits: map[api.Endpoint]int{api.SetAttributes: limit}})
-	r.lease = longLease
 	r.ceilings = fmt.Sprintf("attributes: %d", limit)
 	r.jitter = 200 * time.Millisecond // as on a busy machine
 	for n := range updates {
@@ -485,7 +485,7 @@ func TestTheLimitIsHandedOver(t *testing.T) {
 func TestTheLimitHoldsAfterADeath(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.ceilings = "attributes: 50"
+	r.lease, r.ceilings = lease, "attributes: 50"
 	r.jitter = 200 * time.Millisecond // a call may arrive as much later than it was sent
 	for n := range 200 {
 		r.publish(update(byPhone(phone(n)), map[string]any{"n": 1}))

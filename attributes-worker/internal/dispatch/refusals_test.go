@@ -18,7 +18,6 @@ import (
 func TestASettingThatIsRefused(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.lease = longLease
 	r.fault(api.Fault{Endpoint: api.Subscribe, Status: http.StatusBadRequest})
 	const subscribes = 30
 	for i := range subscribes {
@@ -70,7 +69,6 @@ func TestASettingThatIsRefused(t *testing.T) {
 func TestRefusalsOfProfilesDoNotBlock(t *testing.T) {
 	t.Parallel()
 	r := newRigOf(t, sandbox.Config{Attributes: []sandbox.Attribute{{Name: "age", Type: "Number"}}})
-	r.lease = longLease
 	for i := range 36 { // of one person, so that they keep their order: a success after each eighth
 		value := any("seven")
 		if i%9 == 8 {
@@ -98,7 +96,6 @@ func TestRefusalsOfProfilesDoNotBlock(t *testing.T) {
 func TestAnOutageOutlivesTheBudget(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.lease = longLease
 	r.settings = "retry_budget: {attempts: 2, duration: 1s}"
 	r.fault(api.Fault{Endpoint: api.SetAttributes, Status: http.StatusServiceUnavailable})
 	const updates = 60

@@ -42,11 +42,12 @@ import (
 
 const (
 	acme = "acme"
-	// lease of the workers, and timeout of their calls, which follows from it.
+	// lease of workers whose end or whose time-outs a test waits for, and timeout of
+	// their calls, which follows from it.
 	lease   = 2 * time.Second
 	timeout = lease / 3
-	// longLease is for tests that count calls exactly: on a busy machine a shorter one
-	// is lost, or lets a call run into its time-out and be made again.
+	// longLease is that of all others: on a busy machine a shorter one is lost, or lets
+	// a call run into its time-out and be made again.
 	longLease = 30 * time.Second
 
 	// settle is unknown_settle of most.
@@ -75,8 +76,8 @@ type rig struct {
 	ceilings string
 	// jitter that calls may have on their way.
 	jitter time.Duration
-	// lease of the workers. A long one suits those who do not wait for its end:
-	// calls may take a third of it, on a machine that is busy.
+	// lease of the workers: longLease, but for those who wait for its end or for
+	// time-outs of calls.
 	lease time.Duration
 	// settle is unknown_settle.
 	settle time.Duration
@@ -97,7 +98,7 @@ func newRigOf(t *testing.T, cfg sandbox.Config) *rig {
 	r := &rig{
 		t: t, server: server, conn: server.Conn(t), sandbox: sandboxtest.Start(t, cfg),
 		key: filepath.Join(t.TempDir(), "key"), credential: "acme-api", destination: acme, settings: "single_opt_in: true",
-		lease: lease, settle: settle, jitter: 5 * time.Millisecond,
+		lease: longLease, settle: settle, jitter: 5 * time.Millisecond,
 	}
 	r.apiURL = r.sandbox.APIURL()
 	r.write(r.key, sandboxtest.Token)
