@@ -36,6 +36,7 @@ import (
 func TestTheLastUpdateOfEachSubscriberWins(t *testing.T) {
 	t.Parallel()
 	const people, updates, seed = 40, 600, 3
+	const lease, timeout = 3 * lease, 3 * timeout
 	r := newRig(t)
 	r.lease = lease
 	for _, f := range []api.Fault{
