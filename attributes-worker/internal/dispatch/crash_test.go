@@ -113,23 +113,30 @@ func (d *doom) close() {
 func (r *rig) metOrDrained(d *doom) (met bool) {
 	r.t.Helper()
 	r.eventually(func() error {
-		left := 0
-		for _, k := range kinds() {
-			left += r.waiting(k)
-		}
-		left += r.remembered()
-		select { // also when the last thing it did was its end
-		case <-d.met:
-			met = true
+		if met = d.ended(); met {
 			return nil
-		default:
 		}
-		if left > 0 {
-			return fmt.Errorf("%d profiles and batches are not done, and operation %d was not met", left, d.at)
+		for _, k := range kinds() {
+			if n := r.waiting(k); n > 0 {
+				return fmt.Errorf("%d profiles of kind %s are not done, and operation %d was not met", n, k, d.at)
+			}
 		}
+		if n := r.remembered(); n > 0 {
+			return fmt.Errorf("%d batches have not ended, and operation %d was not met", n, d.at)
+		}
+		met = d.ended() // also when the last thing it did was its end
 		return nil
 	})
 	return met
+}
+
+func (d *doom) ended() bool {
+	select {
+	case <-d.met:
+		return true
+	default:
+		return false
+	}
 }
 
 // ServeHTTP passes a call on to the sandbox.
