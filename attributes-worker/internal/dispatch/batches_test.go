@@ -15,6 +15,7 @@ import (
 	attentivev1 "attentive.internal/proto/attentive/v1"
 
 	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/cas"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/metrics"
@@ -39,20 +40,19 @@ func (r *rig) bulk(policy api.BulkPolicy) {
 }
 
 // remembered counts the batches that are accepted and not ended.
-func (r *rig) remembered() (n int) {
+func (r *rig) remembered() int {
 	r.t.Helper()
-	kv, err := r.conn.JS.KeyValue(r.t.Context(), broker.BucketBatches)
+	ctx, cancel := r.patient()
+	defer cancel()
+	kv, err := r.conn.JS.KeyValue(ctx, broker.BucketBatches)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	keys, err := kv.ListKeysFiltered(r.t.Context(), r.destination+".*")
+	keys, err := cas.Keys(ctx, kv, r.destination+".*")
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	for range keys.Keys() {
-		n++
-	}
-	return n
+	return len(keys)
 }
 
 // settled waits until every profile is done and every batch has ended.

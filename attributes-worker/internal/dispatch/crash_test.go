@@ -362,7 +362,7 @@ func TestAWorkerMayEndAnywhere(t *testing.T) {
 		keys = append(keys, sandbox.APIKey{Token: fmt.Sprintf("token-%d", n), Scopes: []string{api.ScopeAttributes, api.ScopeSubscriptions}})
 	}
 	shared := newRigOf(t, sandbox.Config{Keys: keys, ArrivalLog: 100_000})
-	shared.lease = lease
+	shared.lease = 2 * lease // whose end each run waits for
 	shared.bulk(api.BulkPolicy{Delay: api.Duration(200 * time.Millisecond)})
 	number := 0
 	run := func(t *testing.T, s scenario, number int, d *doom) {

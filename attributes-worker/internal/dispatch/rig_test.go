@@ -358,14 +358,22 @@ func (r *rig) fault(f api.Fault) {
 	}
 }
 
+// patient returns a context for a question to the broker: the client waits 5 s by
+// itself, which on a machine that is busy are too few for some of very many.
+func (r *rig) patient() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(r.t.Context(), time.Minute)
+}
+
 // waiting counts the profiles that are not done, of one kind, or "*" for all.
 func (r *rig) waiting(kind contract.Kind) int {
 	r.t.Helper()
-	s, err := r.conn.JS.Stream(r.t.Context(), broker.StreamProfiles)
+	ctx, cancel := r.patient()
+	defer cancel()
+	s, err := r.conn.JS.Stream(ctx, broker.StreamProfiles)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	info, err := s.Info(r.t.Context(), jetstream.WithSubjectFilter(contract.ConsumerFilter(kind, r.destination)))
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter(contract.ConsumerFilter(kind, r.destination)))
 	if err != nil {
 		r.t.Fatal(err)
 	}
