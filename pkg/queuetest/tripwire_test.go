@@ -80,8 +80,12 @@ func TestTripwireForGood(t *testing.T) {
 			c := queuetest.Connect(t, w.URL)
 			lost := c.Lost()
 			subject := contract.JobSubject(contract.Segment, "good-"+tt.name)
-			for range 2 {
-				ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			for n := 1; n <= 2; n++ {
+				wait := patience
+				if n == tt.trip.At {
+					wait = 300 * time.Millisecond // for an answer that never comes
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), wait)
 				_, _ = c.JS.Publish(ctx, subject, []byte("job")) // of what is stored the stream tells
 				cancel()
 			}
