@@ -16,6 +16,7 @@ import (
 
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/loopback"
 	"attentive.internal/pkg/queuetest"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -24,15 +25,19 @@ import (
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// freeAddress returns an address where nothing listens.
+// freeAddress returns an address where nothing listens until the end of the test.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := loopback.Reserve(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Cleanup(func() {
+		if err := port.Release(); err != nil {
+			t.Error(err)
+		}
+	})
+	return port.Address()
 }
 
 // answering runs a fake server that greets with the version and answers pings.
