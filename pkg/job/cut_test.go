@@ -3,6 +3,7 @@ package job_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -47,7 +48,13 @@ func TestCutOffAtEveryMessage(t *testing.T) {
 		t.Run(script.name, func(t *testing.T) {
 			t.Parallel()
 			name := strings.ReplaceAll(script.name, " ", "-")
-			total := cutOff(t, on(t, server, name), server.URL, queuetest.Trip{}, script.last, script.want)
+			// The fewest of several: where an answer is late it is asked again, and a job
+			// that takes more than a second is looked at again.
+			total := math.MaxInt
+			for n := range 3 {
+				p := on(t, server, fmt.Sprintf("%s-%d", name, n))
+				total = min(total, cutOff(t, p, server.URL, queuetest.Trip{}, script.last, script.want))
+			}
 			if total < 10 {
 				t.Fatalf("an undisturbed job takes %d messages: too few to be true", total)
 			}

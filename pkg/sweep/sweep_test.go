@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -498,7 +499,11 @@ func TestFullStreamOfDeadLettersHolds(t *testing.T) {
 func TestCutOffAtEveryMessage(t *testing.T) {
 	t.Parallel()
 	server := queuetest.Start(t)
-	total := cutOff(t, server, "whole", nil, queuetest.Trip{})
+	// The fewest of several: where an answer is late it is asked again.
+	total := math.MaxInt
+	for n := range 3 {
+		total = min(total, cutOff(t, server, fmt.Sprintf("whole-%d", n), nil, queuetest.Trip{}))
+	}
 	if total < 10 {
 		t.Fatalf("a sweep takes %d messages: too few to be true", total)
 	}
