@@ -85,6 +85,17 @@ func bucket(t *testing.T, c *broker.Conn, name string) jetstream.KeyValue {
 // until stop is called or the test ends. stop returns when the work has ended.
 func (p *place) start(t *testing.T, handle handler) (stop func()) {
 	t.Helper()
+	tell, ended := p.begin(t, handle)
+	return func() {
+		tell()
+		ended()
+	}
+}
+
+// begin is start with the stop in two: tell says that the work is to end, and ended
+// returns when it has.
+func (p *place) begin(t *testing.T, handle handler) (tell, ended func()) {
+	t.Helper()
 	leases := bucket(t, p.conn, broker.BucketOwners)
 	log := slog.New(slog.NewTextHandler(p.log, nil))
 	r := &job.Runner[*attentivev1.SegmentJob]{
@@ -107,12 +118,11 @@ func (p *place) start(t *testing.T, handle handler) (stop func()) {
 			t.Errorf("owner: %v", err)
 		}
 	})
-	stop = func() {
+	t.Cleanup(func() {
 		cancel()
 		working.Wait()
-	}
-	t.Cleanup(stop)
-	return stop
+	})
+	return cancel, working.Wait
 }
 
 // newJob returns a valid job.

@@ -678,17 +678,16 @@ func TestGrace(t *testing.T) {
 		p := newPlace(t)
 		p.grace = patience
 		working, finish := make(chan struct{}), make(chan struct{})
-		stop := p.start(t, func(ctx context.Context, r *run) error {
+		tell, ended := p.begin(t, func(ctx context.Context, r *run) error {
 			close(working)
 			<-finish
 			return succeed(ctx, r)
 		})
 		id, next := p.sendNew(t), p.sendNew(t)
 		<-working
-		var stopping sync.WaitGroup
-		stopping.Go(stop)
+		tell()
 		close(finish)
-		stopping.Wait()
+		ended()
 		if got := p.entry(t, id).State; got != ledger.Succeeded {
 			t.Errorf("state %s, want succeeded", got)
 		}
