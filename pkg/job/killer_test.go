@@ -87,7 +87,7 @@ func (w mortal) run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	running.Go(func() { _ = quarantine.Run(ctx) })
-	owners := owner.New(leases, owner.Config{ID: w.ID, Program: "test", Lease: 600 * time.Millisecond}, log)
+	owners := owner.New(leases, owner.Config{ID: w.ID, Program: "test", Lease: 2 * time.Second}, log)
 	plan := owner.Plan{Accounts: []string{"mortal"}, Destinations: w.Destinations}
 	return owners.Run(ctx, plan, func(ctx context.Context, _ string, account *owner.Tenure) error {
 		var working sync.WaitGroup
