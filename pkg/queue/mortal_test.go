@@ -58,6 +58,8 @@ type mortal struct {
 	// Most is how many messages kill it when they are held at a time; zero for
 	// any number.
 	Most int
+	// Endless has what is long never end.
+	Endless bool
 }
 
 func (w mortal) run(ctx context.Context) error {
@@ -91,7 +93,7 @@ func (w mortal) run(ctx context.Context) error {
 				working.Go(func() {
 					one <- struct{}{}
 					defer func() { <-one }()
-					w.end(ctx, letters, m, m.Work(ctx, func() error { return work(ctx, m) }))
+					w.end(ctx, letters, m, m.Work(ctx, func() error { return w.work(ctx, m) }))
 					held.Add(-1)
 				})
 			})
@@ -122,12 +124,14 @@ func die() {
 	select {}
 }
 
-func work(ctx context.Context, m *queue.Message) error {
+func (w mortal) work(ctx context.Context, m *queue.Message) error {
 	takes := time.Millisecond
 	switch string(m.Data) {
 	case "long":
 		fmt.Println("begins long")
-		takes = 2 * time.Second
+		if takes = 2 * time.Second; w.Endless {
+			takes = time.Hour
+		}
 	case "kill later":
 		takes = 100 * time.Millisecond
 		defer die()
@@ -175,11 +179,12 @@ type graveyard struct {
 }
 
 // start starts the next worker, and returns what ends it by a signal and what
-// waits for its end; died says whether that was by SIGKILL.
+// waits for its end; died says whether that was by SIGKILL. One that is heard is to
+// die at something long, which must not be done before.
 func (g *graveyard) start(heard chan<- string) (signal func(os.Signal), wait func() (died bool)) {
 	g.t.Helper()
 	g.workers++
-	w := mortal{URL: g.url, ID: fmt.Sprintf("worker %d", g.workers), Dead: g.dead, Kinds: g.kinds, Most: g.most}
+	w := mortal{URL: g.url, ID: fmt.Sprintf("worker %d", g.workers), Dead: g.dead, Kinds: g.kinds, Most: g.most, Endless: heard != nil}
 	text, err := json.Marshal(w)
 	if err != nil {
 		g.t.Fatal(err)
