@@ -116,24 +116,23 @@ func TestReplicatedTakeoverOfAnOrphan(t *testing.T) {
 	first := start(t, c, 20)
 	first.expect(1, 1)
 	first.stop()
-	quickest := func(tenure *tenureOf) time.Duration {
-		var best time.Duration
-		for range 5 { // on a machine that is busy
-			began := time.Now()
-			w := startWith(t, c, queue.Config{Slots: 20, Tenure: tenure})
-			w.expect(1, 1)
-			if took := time.Since(began); best == 0 || took < best {
-				best = took
-			}
-			w.stop()
+	takes := func(tenure *tenureOf) time.Duration {
+		began := time.Now()
+		w := startWith(t, c, queue.Config{Slots: 20, Tenure: tenure})
+		w.expect(1, 1)
+		took := time.Since(began)
+		w.stop()
+		return took
+	}
+	// On a machine that is busy for a while one takes longer. Who waits for replicas
+	// always does.
+	eventually(t, "a takeover after a death takes less than a second", func() bool {
+		return takes(&tenureOf{owner: "dead", orphaned: true}) < time.Second
+	})
+	for range 5 {
+		if got := takes(&tenureOf{owner: "stopped"}); got < time.Second {
+			t.Errorf("after a release it took %v, want at least a second", got)
 		}
-		return best
-	}
-	if got := quickest(&tenureOf{owner: "dead", orphaned: true}); got >= time.Second {
-		t.Errorf("after a death it took %v, want less than a second", got)
-	}
-	if got := quickest(&tenureOf{owner: "stopped"}); got < time.Second {
-		t.Errorf("after a release it took %v, want at least a second", got)
 	}
 }
 
