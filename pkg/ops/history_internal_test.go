@@ -25,7 +25,8 @@ func TestHistoryIsSmall(t *testing.T) {
 	m := metrics.New(reg, destinations)
 	m.Attempts(contract.Attributes, "acme-3", nil).Inc()
 	h := &history{metrics: reg}
-	before, now := h.gather(time.Now().Add(-time.Minute)), h.gather(time.Now())
+	at := time.Now()
+	before, now := h.gather(at.Add(-time.Minute)), h.gather(at)
 	h.keep(before)
 	h.keep(now)
 	kept := 0
