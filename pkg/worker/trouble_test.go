@@ -1,12 +1,12 @@
 package worker_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -37,7 +37,7 @@ type mill struct {
 	*place
 	proxy *queuetest.Proxy // before the worker and the publisher; nil in a cluster
 	conn  *broker.Conn     // of the test: nothing breaks it
-	lease string           // unless it is that of other tests
+	lease string           // empty: a short one
 	after time.Duration    // what nobody names is swept; zero: an hour
 	// client of an upstream service.
 	client *publish.Client
@@ -68,16 +68,9 @@ func newMill(t *testing.T, destinations ...string) *mill {
 // begin has m work at the broker, which worker and publisher reach by via.
 func (m *mill) begin(t *testing.T, via string, destinations ...string) *mill {
 	t.Helper()
-	m.place = &place{t: t, file: t.TempDir() + "/relay.yaml", log: &logtest.Buffer{}}
+	m.place = &place{t: t, file: t.TempDir() + "/relay.yaml", log: &logtest.Buffer{}, lease: cmp.Or(m.lease, "2s")}
 	m.ends = make(map[string]int)
 	m.configure(fmt.Sprintf("broker: {url: %q, replicas: %d}", via, m.replicas()), destinations...)
-	if m.lease != "" {
-		text, err := os.ReadFile(m.file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.write(strings.Replace(string(text), "lease: 2s", "lease: "+m.lease, 1))
-	}
 	m.client = publish.New(queuetest.Connect(t, via))
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
