@@ -84,7 +84,7 @@ func on(t testing.TB, c, via *broker.Conn, kinds ...contract.Kind) *place {
 		defer p.mu.Unlock()
 		return p.clock
 	})
-	p.sweeper.Patience(3 * time.Second)
+	p.sweeper.Patience(patience)
 	p.tenure = own(t, c, "sweeper-"+uuid.NewString())
 	return p
 }

@@ -383,6 +383,7 @@ func TestTheProgramEndsWhatHangsOnADestination(t *testing.T) {
 func TestADestinationSomebodyWorksIsLeft(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t, contract.Segment)
+	p.sweeper.Patience(10 * time.Second) // in which a key that is free is had
 	p.publish(nil, "attentive.v1.segment.busy", "attentive.v1.segment.gone", "attentive.v1.segment.Never")
 	other := own(t, p.conn, "other")
 	ctx, release := context.WithCancel(t.Context())
