@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -181,19 +182,43 @@ type lastAnswer struct {
 	} `json:"message"`
 }
 
-// askAgain is how long the first of several equal requests may be without an answer;
-// each other one may four times as long.
-const askAgain = 500 * time.Millisecond
+// askAgain, and listAgain for what the broker has to look for, are how long the first of
+// several equal requests may be without an answer before the next one is made; each other
+// one may four times as long.
+const (
+	askAgain  = 500 * time.Millisecond
+	listAgain = 2 * time.Second
+)
 
-// ask repeats a request that changes nothing until it is answered or ctx ends: while a
-// leader is elected nobody answers, and the new one has not heard of it.
-func (c *Conn) ask(ctx context.Context, subject string, request []byte) (*nats.Msg, error) {
-	for wait := askAgain; ; wait *= 4 {
-		asking, cancel := context.WithTimeout(ctx, wait)
-		answer, err := c.NC.RequestWithContext(asking, subject, request)
-		cancel()
-		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
-			return answer, err
+// answered is what became of a request.
+type answered struct {
+	msg *nats.Msg
+	err error
+}
+
+// ask makes a request that changes nothing, and again after a wait, until one of them is
+// answered or ctx ends: while a leader is elected nobody answers, and the new one has not
+// heard of it. A broker that is slow still answers the first.
+func (c *Conn) ask(ctx context.Context, subject string, request []byte, wait time.Duration) (*nats.Msg, error) {
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	first := make(chan answered, 1)
+	for ; ; wait *= 4 {
+		asking.Go(func() {
+			msg, err := c.NC.RequestWithContext(ctx, subject, request)
+			select {
+			case first <- answered{msg, err}:
+			default: // another one was answered
+			}
+		})
+		again := time.NewTimer(wait)
+		select {
+		case a := <-first:
+			again.Stop()
+			return a.msg, a.err
+		case <-again.C:
 		}
 	}
 }
@@ -213,7 +238,7 @@ func (c *Conn) last(ctx context.Context, stream, subject string) (*jetstream.Raw
 	api := "$JS.API.STREAM.MSG.GET." + stream
 	ctx, done := c.UnlessForbidden(ctx, api)
 	defer done()
-	answer, err := c.ask(ctx, api, request)
+	answer, err := c.ask(ctx, api, request, askAgain)
 	if err != nil {
 		if errors.Is(context.Cause(ctx), ErrForbidden) {
 			err = fmt.Errorf("%s: %w", api, context.Cause(ctx))

@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -253,5 +254,32 @@ func TestAsksAgain(t *testing.T) {
 	}
 	if _, err := asked.Ask(t.Context(), "ask.nobody", nil); !errors.Is(err, nats.ErrNoResponders) {
 		t.Errorf("Ask nobody: %v, want ErrNoResponders", err)
+	}
+}
+
+// TestASlowAnswerIsTaken: a broker that is slow would be no faster when it is asked again.
+func TestASlowAnswerIsTaken(t *testing.T) {
+	t.Parallel()
+	server := queuetest.Start(t)
+	asked, slow := queuetest.Connect(t, server.URL), queuetest.Connect(t, server.URL)
+	var first *nats.Msg
+	_, err := slow.NC.Subscribe("ask", func(m *nats.Msg) {
+		if first == nil {
+			first = m
+			return
+		}
+		_ = first.Respond(first.Data) // the caller waits for it
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := slow.NC.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	answer, err := asked.Ask(ctx, "ask", []byte("for the leader"))
+	if err != nil || string(answer.Data) != "for the leader" {
+		t.Errorf("Ask: %v, %v", answer, err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -30,6 +31,10 @@ func (c *Conn) Subjects(ctx context.Context, stream, filter string, each func(su
 	}
 }
 
+// pageTimeout is how long the broker may take to tell of 100,000 subjects: more than a
+// second when it is busy.
+const pageTimeout = 30 * time.Second
+
 // subjectsPage is a part of the broker's answer to STREAM.INFO.
 type subjectsPage struct {
 	Error *jetstream.APIError `json:"error"`
@@ -51,9 +56,9 @@ func (c *Conn) subjects(ctx context.Context, stream, filter string, offset int) 
 	if err != nil {
 		return page, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
 	defer cancel()
-	answer, err := c.ask(ctx, "$JS.API.STREAM.INFO."+stream, request)
+	answer, err := c.ask(ctx, "$JS.API.STREAM.INFO."+stream, request, listAgain)
 	if err != nil {
 		return page, err
 	}
