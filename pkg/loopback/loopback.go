@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"strconv"
 )
 
 // Ports are chosen below those that systems give to outgoing connections, so that
@@ -35,6 +36,20 @@ func Reserve(ctx context.Context) (*Port, error) {
 			return p, err
 		}
 	}
+}
+
+// Hold is Reserve for a certain port, as it is written in an address of 127.0.0.1. It
+// fails while somebody listens there or has reserved it.
+func Hold(ctx context.Context, address string) (*Port, error) {
+	host, text, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	number, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || number == 0 || host != "127.0.0.1" {
+		return nil, fmt.Errorf("address %q: it is no port of 127.0.0.1", address)
+	}
+	return reserve(ctx, int(number))
 }
 
 // reserve takes a port on which nobody listens.

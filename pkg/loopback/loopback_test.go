@@ -32,9 +32,9 @@ func TestChosenOnce(t *testing.T) {
 	}
 }
 
-// A port stays its holder's while its server is away, and not after its release.
+// A port stays its holder's while its server is away, and not after its release. It
+// does not run beside other tests, which might choose the port right then.
 func TestHeld(t *testing.T) {
-	t.Parallel()
 	p, err := Reserve(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -44,24 +44,33 @@ func TestHeld(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if other, err := reserve(t.Context(), p.Number); err == nil {
+		if other, err := Hold(t.Context(), p.Address()); err == nil {
 			t.Errorf("%s was given away while its server ran", other.Address())
 		}
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if other, err := reserve(t.Context(), p.Number); err == nil {
+		if other, err := Hold(t.Context(), p.Address()); err == nil {
 			t.Errorf("%s was given away while its server was away", other.Address())
 		}
 	}
 	if err := p.Release(); err != nil {
 		t.Fatal(err)
 	}
-	again, err := reserve(t.Context(), p.Number)
+	again, err := Hold(t.Context(), p.Address())
 	if err != nil {
 		t.Fatalf("after its release: %v", err)
 	}
 	if err := again.Release(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestHoldRefuses(t *testing.T) {
+	t.Parallel()
+	for _, address := range []string{"", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:http", "localhost:4222", "0.0.0.0:4222"} {
+		if p, err := Hold(t.Context(), address); err == nil {
+			t.Errorf("Hold(%q) holds %d", address, p.Number)
+		}
 	}
 }
