@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 
 	"attentive.internal/pkg/loopback"
@@ -37,7 +36,15 @@ func (a *Addresses) each() []*string {
 // addresses returns those that the file remembers, where they are free, else
 // those preferred, else free ones; and remembers them. An SFTP account is known
 // by its address: with another one, leases and file numbers would begin anew.
-func addresses(ctx context.Context, file string, prefer Addresses) (Addresses, error) {
+// They are held until the caller releases them: whoever else chooses addresses while
+// nobody listens here yet, another stage say, is given others.
+func addresses(ctx context.Context, file string, prefer Addresses) (chosen Addresses, held []*loopback.Port, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, release(held))
+			held = nil
+		}
+	}()
 	var known Addresses
 	text, err := os.ReadFile(file)
 	if err == nil {
@@ -46,35 +53,39 @@ func addresses(ctx context.Context, file string, prefer Addresses) (Addresses, e
 		err = nil
 	}
 	if err != nil {
-		return Addresses{}, fmt.Errorf("read addresses from %s: %w; remove the file to choose new ones", file, err)
+		return Addresses{}, nil, fmt.Errorf("read addresses from %s: %w; remove the file to choose new ones", file, err)
 	}
-	var chosen Addresses
 	fields, remembered, preferred := chosen.each(), known.each(), prefer.each()
 	for i, field := range fields {
-		l, err := take(ctx, *remembered[i], *preferred[i])
+		port, err := take(ctx, *remembered[i], *preferred[i])
 		if err != nil {
-			return Addresses{}, err
+			return Addresses{}, held, err
 		}
-		defer func() { _ = l.Close() }() // all together, so that none is taken twice
-		*field = l.Addr().String()
+		held = append(held, port)
+		*field = port.Address()
 	}
 	text, err = json.MarshalIndent(chosen, "", "  ")
 	if err != nil {
-		return Addresses{}, err
+		return Addresses{}, held, err
 	}
-	return chosen, os.WriteFile(file, append(text, '\n'), 0o600)
+	return chosen, held, os.WriteFile(file, append(text, '\n'), 0o600)
 }
 
-// take listens on the first of the addresses that is free, else on a free port.
-func take(ctx context.Context, addresses ...string) (net.Listener, error) {
-	var config net.ListenConfig
+// take holds the first of the addresses that is free, else a free port.
+func take(ctx context.Context, addresses ...string) (*loopback.Port, error) {
 	for _, address := range addresses {
-		if address == "" {
-			continue
-		}
-		if l, err := config.Listen(ctx, "tcp", address); err == nil {
-			return l, nil
+		if port, err := loopback.Hold(ctx, address); err == nil {
+			return port, nil
 		}
 	}
-	return loopback.Listen(ctx)
+	return loopback.Reserve(ctx)
+}
+
+// release gives all of them up.
+func release(held []*loopback.Port) error {
+	var errs []error
+	for _, port := range held {
+		errs = append(errs, port.Release())
+	}
+	return errors.Join(errs...)
 }

@@ -20,6 +20,7 @@ import (
 	"attentive.internal/deploy/allinone/account"
 	"attentive.internal/deploy/allinone/relay"
 	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/loopback"
 	"attentive.internal/pkg/sandbox"
 	"golang.org/x/sync/errgroup"
 )
@@ -55,7 +56,8 @@ type Stage struct {
 
 	log  *slog.Logger
 	lock *os.File
-	idle bool // the sandbox listens and was not run
+	held []*loopback.Port // those of Addresses
+	idle bool             // the sandbox listens and was not run
 }
 
 // Open sets everything up. The stage must be run once, and closed.
@@ -78,7 +80,7 @@ func Open(ctx context.Context, cfg Config) (_ *Stage, err error) {
 	if s.lock, err = lock(filepath.Join(s.Dir, "lock")); err != nil {
 		return nil, err
 	}
-	if s.Addresses, err = addresses(ctx, filepath.Join(s.Dir, "addresses.json"), cfg.Prefer); err != nil {
+	if s.Addresses, s.held, err = addresses(ctx, filepath.Join(s.Dir, "addresses.json"), cfg.Prefer); err != nil {
 		return nil, err
 	}
 	s.Sandbox, err = sandbox.New(account.With(sandbox.Config{
@@ -187,6 +189,7 @@ func (s *Stage) Close(ctx context.Context) error {
 	if s.Broker != nil {
 		s.Broker.Stop()
 	}
+	errs = append(errs, release(s.held))
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())
 	}

@@ -203,16 +203,39 @@ func TestAddressesStay(t *testing.T) {
 	if second := open(); second != first {
 		t.Errorf("addresses %+v, at first %+v", second, first)
 	}
-	other, err := stage.Open(t.Context(), stage.Config{Dir: t.TempDir(), Prefer: first, Log: cfg.Log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = other.Close(context.WithoutCancel(t.Context())) })
+	other := openBeside(t, first)
 	if other.Addresses != first {
 		t.Errorf("addresses %+v, preferred were %+v", other.Addresses, first)
 	}
 	if third := open(); third.Broker == first.Broker {
 		t.Errorf("broker at %s, which another stage has", third.Broker)
+	}
+}
+
+// openBeside opens another stage, which is closed at the end of the test.
+func openBeside(t *testing.T, prefer stage.Addresses) *stage.Stage {
+	t.Helper()
+	s, err := stage.Open(t.Context(), stage.Config{Dir: t.TempDir(), Prefer: prefer, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close(context.WithoutCancel(t.Context())) })
+	return s
+}
+
+// TestAddressesAreItsOwn: also those where nobody listens before the workers run.
+func TestAddressesAreItsOwn(t *testing.T) {
+	t.Parallel()
+	first := openBeside(t, stage.Addresses{}).Addresses
+	second := openBeside(t, first).Addresses
+	for name, taken := range map[string]bool{
+		"broker": second.Broker == first.Broker, "API": second.API == first.API, "SFTP": second.SFTP == first.SFTP,
+		"control": second.Control == first.Control, "segment ops": second.SegmentOps == first.SegmentOps,
+		"attributes ops": second.AttributesOps == first.AttributesOps,
+	} {
+		if taken {
+			t.Errorf("%s: two stages have the address of the first, %+v", name, first)
+		}
 	}
 }
 
