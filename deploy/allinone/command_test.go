@@ -24,6 +24,7 @@ import (
 	"attentive.internal/pkg/config"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/event"
+	"attentive.internal/pkg/loopback"
 	"attentive.internal/pkg/peer"
 	"attentive.internal/pkg/publish"
 	"attentive.internal/pkg/sandbox"
@@ -39,25 +40,19 @@ func (p *process) stop(t *testing.T) int {
 	return p.wait()
 }
 
-// freeAddress is where nothing listens now, below the ports of outgoing
-// connections.
+// freeAddress is the test's until its end.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	for port := 30_000; port < 32_000; port += 2 {
-		address := fmt.Sprintf("127.0.0.1:%d", port)
-		l, err := net.Listen("tcp", address)
-		if err != nil {
-			continue
-		}
-		next, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+1))
-		l.Close()
-		if err == nil {
-			next.Close()
-			return address
-		}
+	port, err := loopback.Reserve(t.Context())
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no free port")
-	return ""
+	t.Cleanup(func() {
+		if err := port.Release(); err != nil {
+			t.Error(err)
+		}
+	})
+	return port.Address()
 }
 
 // served writes a configuration for a sandbox that runs until the test ends.

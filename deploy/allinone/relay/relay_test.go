@@ -15,17 +15,22 @@ import (
 
 	"attentive.internal/deploy/allinone/relay"
 	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/loopback"
 )
 
-// free is an address where nothing listens now.
+// free is an address that is the test's until its end.
 func free(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := loopback.Reserve(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Cleanup(func() {
+		if err := port.Release(); err != nil {
+			t.Error(err)
+		}
+	})
+	return port.Address()
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
