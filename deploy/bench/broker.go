@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"attentive.internal/deploy/process"
+	"attentive.internal/pkg/loopback"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/spf13/cobra"
 )
@@ -35,11 +36,12 @@ func startBroker(ctx context.Context, dir string) (url string, broker *process.P
 func startCluster(ctx context.Context, dir string, members int) (url string, brokers []*process.Process, err error) {
 	var routes, urls []string
 	for range members {
-		address, err := process.FreeAddress(ctx)
+		port, err := loopback.Reserve(ctx)
 		if err != nil {
 			return "", nil, err
 		}
-		routes = append(routes, address)
+		defer func() { _ = port.Release() }() // a member says its address once it listens, which is enough
+		routes = append(routes, port.Address())
 	}
 	for i, route := range routes {
 		files := filepath.Join(dir, "jetstream-"+strconv.Itoa(i))
