@@ -16,7 +16,7 @@ import (
 	collectorv1 "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	commonv1 "go.opentelemetry.io/proto/otlp/common/v1"
 	tracev1 "go.opentelemetry.io/proto/otlp/trace/v1"
-	"google.golang.org/protobuf/encoding/prototext"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -87,7 +87,9 @@ func (c *Collector) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	c.said.WriteString(prototext.Format(&request))
+	// As JSON, which writes ids in base64: their bytes as text would be some person's
+	// "c-1" one day.
+	c.said.WriteString(protojson.Format(&request))
 	for _, of := range request.GetResourceSpans() {
 		service := ""
 		for _, a := range of.GetResource().GetAttributes() {
