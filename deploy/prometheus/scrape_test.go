@@ -467,18 +467,21 @@ func repair(r *relay, s *server) {
 	s.expect(0, `relay_dead_letters > 0`)
 	s.expect(0, `relay_dead_letters_by_reason > 0`)
 	s.alerted("RelayKeyExpires acme-segments") // the key has ten days, still
-	var segments []struct {
-		Name  string
-		Count int
-	}
-	if err := json.Unmarshal(r.sandbox("GET", "segments", ""), &segments); err != nil {
-		r.t.Fatal(err)
-	}
-	counts := make(map[string]int)
-	for _, found := range segments {
-		counts[found.Name] = found.Count
-	}
-	if counts["Broken"] != 2 || counts["Late"] != 5 {
-		r.t.Errorf("segments = %v, want 2 people in Broken and 5 in Late", counts)
-	}
+	await(r.t, "the segments of the repaired jobs", func() error {
+		var segments []struct {
+			Name  string
+			Count int
+		}
+		if err := json.Unmarshal(r.sandbox("GET", "segments", ""), &segments); err != nil {
+			return err
+		}
+		counts := make(map[string]int)
+		for _, found := range segments {
+			counts[found.Name] = found.Count
+		}
+		if counts["Broken"] != 2 || counts["Late"] != 5 {
+			return fmt.Errorf("segments = %v, want 2 people in Broken and 5 in Late", counts)
+		}
+		return nil
+	})
 }
