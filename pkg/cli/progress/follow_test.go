@@ -94,11 +94,10 @@ func TestFollowSaysThatNobodyWorks(t *testing.T) {
 	t.Parallel()
 	conn := queuetest.Start(t).Conn(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
-	defer cancel(nil)
 	var out logtest.Buffer
 	ended := make(chan error, 1)
 	var work sync.WaitGroup
-	defer work.Wait()
+	defer func() { cancel(nil); work.Wait() }()
 	work.Go(func() {
 		last, err := progress.New(&out, progress.Style{}).Follow(ctx, conn, progress.Job{Kind: contract.Segment, Destination: "acme", ID: jobID})
 		if last != nil {
