@@ -339,6 +339,9 @@ func TestSendInterrupted(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
 	watch, err := conn.NC.SubscribeSync(contract.JobSubject(contract.Segment, "acme"))
+	if err == nil {
+		err = conn.NC.FlushTimeout(time.Minute) // the broker knows of it before send comes
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
