@@ -2,7 +2,6 @@ package config
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"slices"
 	"time"
@@ -32,11 +31,11 @@ func Watch(ctx context.Context, cfg *Config, hup <-chan os.Signal, apply func(*C
 		case <-hup:
 		case <-ticker.C:
 			now := lookAgain(loaded)
-			if slices.Equal(now, loaded) {
+			if slices.EqualFunc(now, loaded, observed.same) {
 				settling = nil
 				continue
 			}
-			if !slices.Equal(now, settling) {
+			if !slices.EqualFunc(now, settling, observed.same) {
 				settling = now
 				continue
 			}
@@ -50,14 +49,28 @@ func Watch(ctx context.Context, cfg *Config, hup <-chan os.Signal, apply func(*C
 }
 
 // observed is a file and how it looked at one moment.
-type observed struct{ path, state string }
+type observed struct {
+	path string
+	info os.FileInfo // nil when it cannot be looked at
+	err  string      // why not
+}
+
+// same reports whether the file has not changed. One that was replaced has, even if
+// the other one has its size and time.
+func (o observed) same(later observed) bool {
+	if o.info == nil || later.info == nil {
+		return o == later
+	}
+	return o.path == later.path && os.SameFile(o.info, later.info) &&
+		o.info.Size() == later.info.Size() && o.info.ModTime().Equal(later.info.ModTime())
+}
 
 func observe(path string) observed {
 	info, err := os.Stat(path)
 	if err != nil {
-		return observed{path, err.Error()}
+		return observed{path: path, err: err.Error()}
 	}
-	return observed{path, fmt.Sprintf("%d bytes, changed at %d", info.Size(), info.ModTime().UnixNano())}
+	return observed{path: path, info: info}
 }
 
 func lookAgain(files []observed) []observed {

@@ -172,13 +172,16 @@ func TestWatchFollowsSecrets(t *testing.T) {
 func TestWatchFollowsProjectedVolumes(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	// project does what the kubelet's atomic writer does.
+	// project does what the kubelet's atomic writer does. All files have one time, as of
+	// a file system whose clock has not moved on: that alone tells nothing.
+	written := time.Now()
 	project := func(t *testing.T, version string, files map[string]string) {
 		t.Helper()
 		for name, text := range files {
 			if err := errors.Join(
 				os.MkdirAll(filepath.Join(dir, version), 0o700),
 				os.WriteFile(filepath.Join(dir, version, name), []byte(text), 0o600),
+				os.Chtimes(filepath.Join(dir, version, name), written, written),
 			); err != nil {
 				t.Fatal(err)
 			}
