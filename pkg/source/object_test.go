@@ -282,6 +282,14 @@ func (o *otherInfo) GetInfo(ctx context.Context, name string, opts ...jetstream.
 	return o.ObjectStore.GetInfo(ctx, name, opts...)
 }
 
+// unhurried is an object store that may take longer to say what an object is than an
+// answer may take that is asked for again: opening gives up after the first.
+type unhurried struct{ jetstream.ObjectStore }
+
+func (u unhurried) GetInfo(ctx context.Context, name string, opts ...jetstream.GetObjectInfoOpt) (*jetstream.ObjectInfo, error) {
+	return u.ObjectStore.GetInfo(context.WithoutCancel(ctx), name, opts...)
+}
+
 // TestObjectAcrossRestart restarts the broker in the middle of a reading, which
 // goes on where it was.
 func TestObjectAcrossRestart(t *testing.T) {
@@ -289,7 +297,7 @@ func TestObjectAcrossRestart(t *testing.T) {
 	server, js, store := audiences(t)
 	const n = 400_000 // three batches
 	put(t, store, "audience", phones(n))
-	o := newOpener(t, js, store)
+	o := newOpener(t, js, unhurried{store})
 	o.SetPatience(time.Second, time.Minute)
 	r, err := o.Open(t.Context(), object("audience"))
 	if err != nil {
@@ -331,7 +339,7 @@ func TestObjectThroughBadConnections(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := newOpener(t, js, far)
+	o := newOpener(t, js, unhurried{far})
 	o.SetPatience(500*time.Millisecond, time.Minute)
 	r, err := o.Open(t.Context(), object("audience"))
 	if err != nil {
