@@ -170,12 +170,12 @@ func TestAccounts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	dead := deadletter.New(operator, "test")
+	dead, swept := deadletter.New(operator, "test"), deadline(t)
 	for n := 0; n < 4; {
 		n = 0
-		for _, err := range dead.List(deadline(t), deadletter.Filter{Reason: fault.UnknownDestination}) {
+		for _, err := range dead.List(swept, deadletter.Filter{Reason: fault.UnknownDestination}) {
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("%d of 4 messages of nobody's are dead letters: %v", n, err)
 			}
 			n++
 		}
