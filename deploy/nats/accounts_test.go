@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -135,11 +136,14 @@ func TestAccounts(t *testing.T) {
 	if _, err := client.Audience(t.Context(), "late", strings.NewReader(rows())); err != nil {
 		t.Fatal(err)
 	}
-	if said := execute("operator", 0, "dead-letters", "list"); !strings.Contains(said, "source_missing") {
-		t.Errorf("the operator's list:\n%s", said)
+	said := execute("operator", 0, "dead-letters", "list", "--json", "--job", broken.GetId())
+	letter := regexp.MustCompile(`"id":(\d+),.*"reason":"source_missing"`).FindStringSubmatch(said)
+	if letter == nil {
+		t.Fatalf("the operator's list:\n%s", said)
 	}
-	execute("operator", 0, "dead-letters", "show", "1")
-	execute("operator", 0, "dead-letters", "replay", "1")
+	execute("operator", 0, "dead-letters", "list")
+	execute("operator", 0, "dead-letters", "show", letter[1])
+	execute("operator", 0, "dead-letters", "replay", letter[1])
 	ends(t, reader, broken, attentivev1.JobState_JOB_STATE_SUCCEEDED)
 	file := s.write("rows.csv", "mobile\n"+strings.Repeat("+12125550101\n", 60_000)) // more than a message holds
 	execute("operator", 0, "send", "--destination", account.Segments, "--segment", "Sent", "--group", "VIP="+file)

@@ -111,7 +111,7 @@ func (s *site) configuration(user string) string {
 	r := s.relay
 	r.Settle = "1s"
 	r.Head = fmt.Sprintf("broker: {url: %q, credentials: {file: %q}, tls: {ca: %q}, inbox_prefix: %s, manage_streams: false}\n"+
-		"ops_address: 127.0.0.1:0\nlease: 2s\n", s.url, s.key(user, keys.Seed), s.key(user, keys.CA), inbox(user))
+		"ops_address: 127.0.0.1:0\n", s.url, s.key(user, keys.Seed), s.key(user, keys.CA), inbox(user))
 	return s.write(user+".yaml", r.YAML())
 }
 
