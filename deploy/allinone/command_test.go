@@ -304,7 +304,7 @@ func TestDemoServes(t *testing.T) {
 		t.Fatalf("no nats command is printed:\n%s", text)
 	}
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", line[1])
-	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(nats)+":"+os.Getenv("PATH"))
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(nats)+":"+os.Getenv("PATH"), "NATS_TIMEOUT=1m")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", line[1], err, out)
 	}

@@ -71,7 +71,7 @@ func TestBackupAndRestore(t *testing.T) {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", script)
 		cmd.Dir = dir
-		cmd.Env = append(cmd.Environ(), "NATS_URL="+url, "HOME="+dir, "XDG_CONFIG_HOME="+dir)
+		cmd.Env = append(cmd.Environ(), "NATS_URL="+url, "NATS_TIMEOUT=1m", "HOME="+dir, "XDG_CONFIG_HOME="+dir)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v:\n%s\n%s", err, script, out)
 		}

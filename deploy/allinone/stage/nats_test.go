@@ -26,6 +26,7 @@ func TestNATSCommandLine(t *testing.T) {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), nats, "--server", r.Broker.URL(), "pub", contract.JobSubject(contract.Segment, account.Segments),
 			"-H", "Content-Type:application/json", body)
+		cmd.Env = append(cmd.Environ(), "NATS_TIMEOUT=1m") // the machine may be busy
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v: %v\n%s", cmd, err, out)
 		}
