@@ -12,7 +12,7 @@ import (
 
 var (
 	seedFlag   = flag.Uint64("seed", 0, "seed of the faults and the load; 0 takes a new one")
-	faultsFlag = flag.Int("faults", 200, "how many faults")
+	faultsFlag = flag.Int("faults", 210, "how many faults; one in twenty may turn out to have no victim")
 )
 
 // TestPromises does all kinds of harm to the workers, the broker and the network
@@ -39,6 +39,9 @@ func TestPromises(t *testing.T) {
 	files, calls := stop()
 	t.Logf("%d faults in %v; the longest time without a file %v, without a call %v",
 		done, time.Since(began).Round(time.Second), files.Round(time.Second), calls.Round(time.Second))
+	if least := *faultsFlag - *faultsFlag/20; done < least {
+		t.Errorf("fewer faults than %d", least)
+	}
 	if most := 45 * time.Second; files > most || calls > most {
 		t.Errorf("no progress for more than %v", most)
 	}
