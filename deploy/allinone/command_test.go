@@ -24,7 +24,7 @@ import (
 	"attentive.internal/pkg/config"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/event"
-	"attentive.internal/pkg/loopback"
+	"attentive.internal/pkg/loopback/loopbacktest"
 	"attentive.internal/pkg/peer"
 	"attentive.internal/pkg/publish"
 	"attentive.internal/pkg/sandbox"
@@ -38,21 +38,6 @@ func (p *process) stop(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return p.wait()
-}
-
-// freeAddress is the test's until its end.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	port, err := loopback.Reserve(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := port.Release(); err != nil {
-			t.Error(err)
-		}
-	})
-	return port.Address()
 }
 
 // served writes a configuration for a sandbox that runs until the test ends.
@@ -111,7 +96,7 @@ func send(t *testing.T, url, segment string) {
 
 func TestServe(t *testing.T) {
 	t.Parallel()
-	url := "nats://" + freeAddress(t)
+	url := "nats://" + loopbacktest.Reserve(t).Address()
 	s, file := served(t, url)
 	for _, segment := range []string{"First", "Second"} { // the second after a restart
 		p := start(t, "serve", "--config", file)

@@ -16,7 +16,7 @@ import (
 
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
-	"attentive.internal/pkg/loopback"
+	"attentive.internal/pkg/loopback/loopbacktest"
 	"attentive.internal/pkg/queuetest"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -24,21 +24,6 @@ import (
 )
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
-
-// freeAddress returns an address where nothing listens until the end of the test.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	port, err := loopback.Reserve(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := port.Release(); err != nil {
-			t.Error(err)
-		}
-	})
-	return port.Address()
-}
 
 // answering runs a fake server that greets with the version and answers pings.
 func answering(t *testing.T, version string) string {
@@ -104,7 +89,7 @@ func written(t *testing.T, name, text string) string {
 
 func TestConnectSaysWhatToDo(t *testing.T) {
 	t.Parallel()
-	nowhere := "nats://user:wrong-secret@" + freeAddress(t)
+	nowhere := "nats://user:wrong-secret@" + loopbacktest.Reserve(t).Address()
 	tests := []struct {
 		name string
 		opt  broker.Options

@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"attentive.internal/pkg/loopback"
+	"attentive.internal/pkg/loopback/loopbacktest"
 	"attentive.internal/pkg/sandbox"
 	"attentive.internal/pkg/sandbox/api"
 	"attentive.internal/pkg/sandbox/ingest"
@@ -320,16 +320,7 @@ func TestListenReleasesWhatItTook(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	free, err := loopback.Reserve(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := free.Release(); err != nil {
-			t.Error(err)
-		}
-	})
-	cfg := sandbox.Config{Data: t.TempDir(), APIAddr: free.Address(), ControlAddr: taken.Addr().String()}
+	cfg := sandbox.Config{Data: t.TempDir(), APIAddr: loopbacktest.Reserve(t).Address(), ControlAddr: taken.Addr().String()}
 	s, err := sandbox.New(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -18,7 +18,7 @@ import (
 	"time"
 
 	"attentive.internal/pkg/fault"
-	"attentive.internal/pkg/loopback"
+	"attentive.internal/pkg/loopback/loopbacktest"
 )
 
 func nan() float64 { return math.NaN() }
@@ -48,21 +48,6 @@ func listen(t *testing.T, handle func(net.Conn)) (base string) {
 		wg.Wait()
 	})
 	return "http://" + l.Addr().String()
-}
-
-// unused returns an address on which nobody listens before the end of the test.
-func unused(t *testing.T) (base string) {
-	t.Helper()
-	port, err := loopback.Reserve(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := port.Release(); err != nil {
-			t.Error(err)
-		}
-	})
-	return "http://" + port.Address()
 }
 
 // readRequest takes one request off the connection.
@@ -143,7 +128,7 @@ func TestOutcomeOfCallsWithoutAnswer(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			base := unused(t)
+			base := "http://" + loopbacktest.Reserve(t).Address()
 			if tt.meets != nil {
 				base = listen(t, tt.meets)
 			}

@@ -11,7 +11,7 @@ import (
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/fault"
-	"attentive.internal/pkg/loopback"
+	"attentive.internal/pkg/loopback/loopbacktest"
 	"attentive.internal/pkg/metrics"
 	"attentive.internal/pkg/sandbox"
 	"attentive.internal/pkg/sandbox/api"
@@ -172,16 +172,8 @@ func TestAMissingScopeBlocksItsEndpoints(t *testing.T) {
 // A host that is down for a while costs no profile, and no person a second text.
 func TestAHostThatIsDown(t *testing.T) {
 	t.Parallel()
-	port, err := loopback.Reserve(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := port.Release(); err != nil {
-			t.Error(err)
-		}
-	})
-	r := newRigOf(t, sandbox.Config{APIAddr: port.Address()})
+	address := loopbacktest.Reserve(t).Address()
+	r := newRigOf(t, sandbox.Config{APIAddr: address})
 	r.settings = "retry_budget: {attempts: 5, duration: 1h}"
 	r.publishSome(100)
 	r.sandbox.Stop()
@@ -192,7 +184,7 @@ func TestAHostThatIsDown(t *testing.T) {
 		}
 		return nil
 	})
-	r.sandbox = sandboxtest.Start(t, sandbox.Config{APIAddr: port.Address()})
+	r.sandbox = sandboxtest.Start(t, sandbox.Config{APIAddr: address})
 	r.drained()
 	r.noLetters()
 	if got := r.traffic(api.SetAttributes); got.Executed != 100 || got.Calls != 100 {

@@ -15,23 +15,8 @@ import (
 
 	"attentive.internal/deploy/allinone/relay"
 	"attentive.internal/pkg/broker"
-	"attentive.internal/pkg/loopback"
+	"attentive.internal/pkg/loopback/loopbacktest"
 )
-
-// free is an address that is the test's until its end.
-func free(t *testing.T) string {
-	t.Helper()
-	port, err := loopback.Reserve(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := port.Release(); err != nil {
-			t.Error(err)
-		}
-	})
-	return port.Address()
-}
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
@@ -55,7 +40,7 @@ func TestBrokerKeepsWhatItHas(t *testing.T) {
 	for name, sync := range map[string]relay.Sync{"sometimes": relay.SyncSometimes, "always": relay.SyncAlways} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cfg := relay.BrokerConfig{Dir: t.TempDir(), Address: free(t), Sync: sync, Log: quiet()}
+			cfg := relay.BrokerConfig{Dir: t.TempDir(), Address: loopbacktest.Reserve(t).Address(), Sync: sync, Log: quiet()}
 			for _, want := range []string{"", "kept"} {
 				b, err := relay.StartBroker(cfg)
 				if err != nil {
@@ -106,7 +91,7 @@ func TestBrokerRefuses(t *testing.T) {
 		"no port":            {t.TempDir(), "127.0.0.1", []string{"host:port"}},
 		"port 0":             {t.TempDir(), "127.0.0.1:0", []string{"1 to 65535"}},
 		"a taken port":       {t.TempDir(), taken.Addr().String(), []string{taken.Addr().String(), "choose another port"}},
-		"a file for its dir": {file, free(t), []string{file}},
+		"a file for its dir": {file, loopbacktest.Reserve(t).Address(), []string{file}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -147,7 +132,7 @@ func TestWorkers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b, err := relay.StartBroker(relay.BrokerConfig{Dir: filepath.Join(dir, "broker"), Address: free(t), Log: quiet()})
+	b, err := relay.StartBroker(relay.BrokerConfig{Dir: filepath.Join(dir, "broker"), Address: loopbacktest.Reserve(t).Address(), Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}

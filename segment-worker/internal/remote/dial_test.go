@@ -19,7 +19,7 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 
 	"attentive.internal/pkg/fault"
-	"attentive.internal/pkg/loopback"
+	"attentive.internal/pkg/loopback/loopbacktest"
 	"attentive.internal/pkg/peer"
 	"attentive.internal/pkg/sftptest"
 	"attentive.internal/segment-worker/internal/remote"
@@ -322,12 +322,8 @@ func TestHostThatDoesNotAnswer(t *testing.T) {
 	t.Parallel()
 	t.Run("refused", func(t *testing.T) {
 		t.Parallel()
-		port, err := loopback.Reserve(t.Context()) // nobody listens there meanwhile
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = port.Release() }() // nothing was sent
-		_, err = remote.Dial(t.Context(), account(&sftptest.Server{Host: "127.0.0.1", Port: port.Number, User: "acme", HostKeys: []string{authorized(t)}}))
+		port := loopbacktest.Reserve(t).Number
+		_, err := remote.Dial(t.Context(), account(&sftptest.Server{Host: "127.0.0.1", Port: port, User: "acme", HostKeys: []string{authorized(t)}}))
 		wantBlocked(t, err, fault.ScopeAccount, fault.Unreachable, "connection refused", "check host name, port and firewall")
 	})
 	t.Run("silent", func(t *testing.T) {
