@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"attentive.internal/pkg/broker"
-	"attentive.internal/pkg/loopback"
+	"attentive.internal/pkg/loopback/loopbacktest"
 )
 
 // Cluster is three brokers that keep everything three times.
@@ -96,16 +96,7 @@ func reserve(t testing.TB, n int) []int {
 	t.Helper()
 	var ports []int
 	for range n {
-		port, err := loopback.Reserve(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := port.Release(); err != nil {
-				t.Error(err)
-			}
-		})
-		ports = append(ports, port.Number)
+		ports = append(ports, loopbacktest.Reserve(t).Number)
 	}
 	return ports
 }

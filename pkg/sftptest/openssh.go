@@ -20,7 +20,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"attentive.internal/pkg/logtest"
-	"attentive.internal/pkg/loopback"
+	"attentive.internal/pkg/loopback/loopbacktest"
 	"attentive.internal/pkg/peer"
 )
 
@@ -101,7 +101,7 @@ func startOpenSSH(t testing.TB, folder, more string) *OpenSSH {
 	// take it; then sshd ends, and the next port is tried.
 	var problem error
 	for range 5 {
-		s.Port = reserve(t)
+		s.Port = loopbacktest.Reserve(t).Number
 		config := filepath.Join(dir, "sshd_config")
 		write(t, config, s.config(dir, more))
 		if problem = run(t, s.address(), sshd, "-D", "-e", "-f", config); problem == nil {
@@ -167,21 +167,6 @@ func run(t testing.TB, address, program string, args ...string) error {
 func PrivateKey(t testing.TB) string {
 	t.Helper()
 	return newKey(t).private
-}
-
-// reserve returns a port that is the test's until its end.
-func reserve(t testing.TB) int {
-	t.Helper()
-	port, err := loopback.Reserve(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := port.Release(); err != nil {
-			t.Error(err)
-		}
-	})
-	return port.Number
 }
 
 // key is an Ed25519 key pair as OpenSSH keeps it in files.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"attentive.internal/pkg/loopback/loopbacktest"
 	"attentive.internal/pkg/peer"
 )
 
@@ -49,7 +50,7 @@ func StartProFTPD(t testing.TB, more ...string) *ProFTPD {
 	write(t, filepath.Join(dir, "users"), fmt.Sprintf("%s:%s:%d:%d::%s:/bin/sh\n", s.User, strings.TrimSpace(string(hash)), os.Getuid(), os.Getgid(), dir))
 	problem := errors.New("no port was tried")
 	for range 5 { // as StartOpenSSH
-		s.Port = reserve(t)
+		s.Port = loopbacktest.Reserve(t).Number
 		config := filepath.Join(dir, "proftpd.conf")
 		write(t, config, s.config(dir, more))
 		address := s.Host + ":" + strconv.Itoa(s.Port)
