@@ -243,7 +243,8 @@ func (h *harm) process(ctx context.Context, f fault, victim *plant.Replica) erro
 }
 
 // kill kills a replica and starts it again, once it owns nothing of which the first
-// message has seen as many deaths as it may.
+// message has seen as many deaths as it may. It spares one of which that does not come
+// true: a message may wait long for its next attempt.
 func (h *harm) kill(ctx context.Context, f fault, victim *plant.Replica) error {
 	var first map[load.Queue]uint64
 	err := until(ctx, time.Minute, func(ctx context.Context) (err error) {
@@ -259,7 +260,8 @@ func (h *harm) kill(ctx context.Context, f fault, victim *plant.Replica) error {
 		return nil
 	})
 	if err != nil {
-		return err // nothing is done any more
+		h.note(f, "%s is spared: %v", victim.Name, err)
+		return ctx.Err()
 	}
 	h.mu.Lock()
 	for q, sequence := range first {
