@@ -10,7 +10,7 @@
 //	          Begin            Accept
 //	(nothing) ─────▶ intent ──────────▶ accepted ─── Begin ──▶ intent ...
 //	    ▲              │ │
-//	    └── Abandon ───┘ └── GiveUp ──▶ unknown
+//	    └── Abandon ───┘ └── GiveUp ──▶ unknown ── BeginAgain ──▶ intent ...
 //
 // The entry of a person lives in the KV bucket attentive_consent under a keyed hash
 // of company, person, channel and type: whichever key or credential reaches the
@@ -63,6 +63,8 @@ type Request struct {
 	Operation Operation
 	// Place of the message in the order of publication; it tells messages apart.
 	Place uint64
+	// Sequence of the message in its stream, which is Place unless it is a replay.
+	Sequence uint64
 	// Published is when the wish was published; of a row of a job, when the job was,
 	// and Expanded says that it is one.
 	Published time.Time
@@ -122,6 +124,7 @@ type entry struct {
 	Operation Operation `json:"operation,omitempty"`
 	State     state     `json:"state,omitempty"` // empty: nothing is known
 	Place     uint64    `json:"place,omitempty"`
+	Replay    uint64    `json:"replay,omitempty"` // sequence, of a replay
 	Published time.Time `json:"published,omitzero"`
 	Expanded  bool      `json:"expanded,omitempty"`
 	Time      time.Time `json:"time"`
@@ -162,9 +165,13 @@ func (l *Ledger) change(ctx context.Context, r Request, what string, change func
 
 // entry is what r leads to.
 func (r Request) entry(s state) entry {
-	return entry{
+	e := entry{
 		Operation: r.Operation, State: s, Place: r.Place, Published: r.Published.UTC(), Expanded: r.Expanded, Time: time.Now().UTC(),
 	}
+	if r.Sequence > r.Place {
+		e.Replay = r.Sequence
+	}
+	return e
 }
 
 // after reports whether the operation of e was wished for after that of r. A row of
@@ -213,18 +220,39 @@ func (l *Ledger) Begin(ctx context.Context, r Request) (Decision, error) {
 			e.Time = time.Now().UTC()
 			return nil
 		}
-		next := r.entry(intent)
-		next.Writer = l.writer
-		if e.State != "" {
-			// Also an older intent that is overtaken is kept: should this one be
-			// abandoned, its outcome is as unknown as it was.
-			overtaken := *e
-			next.Before = &overtaken
-		}
-		*e = next
+		e.begin(r, l.writer)
 		return nil
 	})
 	return decision, err
+}
+
+// begin makes e the intent of r.
+func (e *entry) begin(r Request, writer string) {
+	next := r.entry(intent)
+	next.Writer = writer
+	if e.State != "" {
+		// Also an older intent that is overtaken is kept: should this one be
+		// abandoned, its outcome is as unknown as it was.
+		overtaken := *e
+		next.Before = &overtaken
+	}
+	*e = next
+}
+
+// BeginAgain stores the intent of a request that was given up, and reports true, when
+// it is a replay since then: somebody has found out that it had no effect. Each replay
+// begins it once, so nothing is made again of itself.
+func (l *Ledger) BeginAgain(ctx context.Context, r Request) (bool, error) {
+	begun := false
+	err := l.change(ctx, r, "begin again", func(e *entry) error {
+		begun = e.State == unknown && e.Operation == r.Operation && e.Place == r.Place && r.Sequence > max(r.Place, e.Replay)
+		if !begun {
+			return cas.ErrKeep
+		}
+		e.begin(r, l.writer)
+		return nil
+	})
+	return begun, err
 }
 
 // decide is the table of decisions.

@@ -3,6 +3,7 @@ package consent_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -106,6 +107,29 @@ func giveUp(r consent.Request) step {
 	return func(ctx context.Context, l *consent.Ledger) error { return l.GiveUp(ctx, r) }
 }
 
+// replay is a subscribe that was published again.
+func replay(place, sequence uint64) consent.Request {
+	r := subscribe(place)
+	r.Sequence = sequence
+	return r
+}
+
+func again(r consent.Request, want bool) step {
+	return func(ctx context.Context, l *consent.Ledger) error {
+		if got, err := l.BeginAgain(ctx, r); err != nil || got != want {
+			return fmt.Errorf("begin again %d as %d: %v, %w, want %v", r.Place, r.Sequence, got, err, want)
+		}
+		return nil
+	}
+}
+
+// refusedAgain is refused, of one that is begun again.
+func refusedAgain(r consent.Request) step {
+	return func(ctx context.Context, l *consent.Ledger) error {
+		return errors.Join(again(r, true)(ctx, l), l.Abandon(ctx, r))
+	}
+}
+
 func TestDecisions(t *testing.T) {
 	t.Parallel()
 	const never = time.Hour // no call settles in this test
@@ -162,6 +186,17 @@ func TestDecisions(t *testing.T) {
 		}},
 		{"given up: the same operation is not simply made again", never, []step{
 			begin(subscribe(1), consent.Send), giveUp(subscribe(1)), begin(subscribe(2), consent.Unknown),
+		}},
+		{"given up: each replay is made once", never, []step{
+			again(replay(1, 7), false), begin(subscribe(1), consent.Send), again(replay(1, 7), false), giveUp(subscribe(1)),
+			again(subscribe(1), false), again(subscribe(2), false), again(replay(2, 7), false),
+			again(replay(1, 7), true), again(replay(1, 7), false), begin(replay(1, 7), consent.Unknown), giveUp(replay(1, 7)),
+			again(replay(1, 7), false), begin(replay(1, 7), consent.Unknown), again(replay(1, 9), true), accept(replay(1, 9)),
+			again(replay(1, 11), false), begin(replay(1, 11), consent.Unchanged),
+		}},
+		{"given up: a replay that is refused may be made again", never, []step{
+			begin(subscribe(1), consent.Send), giveUp(subscribe(1)),
+			refusedAgain(replay(1, 7)), refusedAgain(replay(1, 7)), again(replay(1, 7), true),
 		}},
 		{"given up: the opposite is made", 0, []step{
 			begin(subscribe(1), consent.Send), giveUp(subscribe(1)), begin(unsubscribe(2), consent.Send), accept(unsubscribe(2)),

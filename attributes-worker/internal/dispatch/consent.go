@@ -168,6 +168,12 @@ func (c *Consents) make(ctx context.Context, call *Call, p *Profile) error {
 		p.log.Warn("call ended without an answer: its outcome will be looked up", "err", err)
 		return c.later(c.destination.Attributes.UnknownSettle, err)
 	}
+	return c.takeBack(ctx, p, err)
+}
+
+// takeBack takes the intent of p back, whose call had no effect because of err, which
+// it returns.
+func (c *Consents) takeBack(ctx context.Context, p *Profile, err error) error {
 	p.call = notMade
 	failed := c.account.askLedger(ctx, func(ctx context.Context) error { return c.ledger.Abandon(ctx, c.request(p)) })
 	if failed != nil {
@@ -204,9 +210,9 @@ func (c *Consents) unsubscribe(ctx context.Context, call *Call, p *Profile, sile
 }
 
 // resolve finds out what became of an operation that was begun and never
-// answered. A subscribe that Attentive does not show is not repeated: waiting
-// for the person's reply looks the same as never having arrived. An unsubscribe
-// is, silently.
+// answered. A subscribe that Attentive does not show is not repeated, unless an
+// operator says so: waiting for the person's reply looks the same as never having
+// arrived. An unsubscribe is, silently.
 func (c *Consents) resolve(ctx context.Context, call *Call, p *Profile) error {
 	r := c.request(p)
 	if err := c.settled(ctx, r); err != nil {
@@ -218,13 +224,39 @@ func (c *Consents) resolve(ctx context.Context, call *Call, p *Profile) error {
 	}
 	if eligible != (r.Operation == consent.Subscribe) {
 		if r.Operation == consent.Subscribe {
-			return fault.Permanentf(fault.OutcomeUnknown, "the subscribe got no answer, and Attentive does not show the person as subscribed: it may or may not have texted them")
+			return c.again(ctx, call, p)
 		}
 		if err := c.unsubscribe(ctx, call, p, true); err != nil {
 			return err
 		}
 	}
 	p.call = answered
+	return c.accept(ctx, p)
+}
+
+// again makes the call of a subscribe whose outcome was given up as unknown, when an
+// operator has replayed it since.
+func (c *Consents) again(ctx context.Context, call *Call, p *Profile) error {
+	begun := false
+	err := c.account.askLedger(ctx, func(ctx context.Context) (err error) {
+		begun, err = c.ledger.BeginAgain(ctx, c.request(p))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if !begun {
+		return fault.Permanentf(fault.OutcomeUnknown, "the subscribe got no answer, and Attentive does not show the person as subscribed: it may or may not have texted them")
+	}
+	if err = c.admit(p); err == nil {
+		err = c.textable(p)
+	}
+	if err != nil {
+		return c.takeBack(ctx, p, err)
+	}
+	if err := c.make(ctx, call, p); err != nil {
+		return err
+	}
 	return c.accept(ctx, p)
 }
 
@@ -292,7 +324,7 @@ func (c *Consents) later(wait time.Duration, err error) error {
 
 // request says what a profile asks for, of whom.
 func (c *Consents) request(p *Profile) consent.Request {
-	r := consent.Request{Operation: consent.Subscribe, Place: p.Place, Published: p.Published, Unsent: p.call == notMade}
+	r := consent.Request{Operation: consent.Subscribe, Place: p.Place, Sequence: p.message.Sequence, Published: p.Published, Unsent: p.call == notMade}
 	if !p.expanded.IsZero() {
 		r.Published, r.Expanded = p.expanded, true
 	}

@@ -320,6 +320,45 @@ func TestReplayedConsent(t *testing.T) {
 	}
 }
 
+// Of a subscribe whose outcome is unknown the operator finds out that it had none, and
+// replays it. Then it is sent, unless Attentive shows by now that it had; and when
+// that call gets no answer either, only another replay sends it again.
+func TestAReplayOfAnUnknownOutcome(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	cut := api.Fault{Endpoint: api.Subscribe, Cut: true, Times: 1}
+	r.fault(cut)
+	r.publish(subscribe(phone(1)))
+	r.start()
+	replay := func(f api.Fault) {
+		t.Helper()
+		r.drained()
+		letters := r.letters()
+		if len(letters) != 1 || letters[0].Reason != fault.OutcomeUnknown {
+			t.Fatalf("letters = %+v, want one of outcome_unknown", letters)
+		}
+		if f != (api.Fault{}) {
+			r.fault(f)
+		}
+		if _, err := deadletter.New(r.conn, "test").Replay(t.Context(), letters[0].ID, deadletter.Guarded); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replay(cut)
+	replay(api.Fault{})
+	r.drained()
+	r.noLetters()
+	if got := r.traffic(api.Subscribe).Calls; got != 3 {
+		t.Errorf("%d calls, want one for each time that somebody had it sent", got)
+	}
+	if diff := cmp.Diff(map[string]int{phone(1): 1}, r.texts()); diff != "" {
+		t.Errorf("texts (-want +got):\n%s", diff)
+	}
+	if got := r.status(phone(1)); got != api.Active {
+		t.Errorf("status = %q, want active", got)
+	}
+}
+
 // An operation that is older than one of unknown outcome is superseded: it does
 // not wait for an answer that will never come.
 func TestAnOlderOperationThanAnUnknownOne(t *testing.T) {
