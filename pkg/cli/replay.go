@@ -46,7 +46,7 @@ it, and replay ID --payload FILE. To repair many, export and import them.`,
 	r.flags(cmd, "replay")
 	r.by.flags(f)
 	f.BoolVar(&r.dryRun, "dry-run", false, "only say what would be replayed")
-	f.BoolVar(&r.force, "force", false, "let audiences pass that are empty or much smaller than the last")
+	f.BoolVar(&r.force, "force", false, "let audiences pass that are empty or much smaller than the last, and send\nsubscribes of outcome_unknown, of people who were not texted")
 	f.Float64Var(&r.rate, "rate", 0, "replay at most so many a second (default: as fast as the broker takes them)")
 	f.StringVar(&r.payload, "payload", "", "file with the repaired message, in JSON; with one ID")
 	jsonFlag(f, &r.json, "what happened to each")

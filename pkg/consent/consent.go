@@ -240,8 +240,8 @@ func (e *entry) begin(r Request, writer string) {
 }
 
 // BeginAgain stores the intent of a request that was given up, and reports true, when
-// it is a replay since then: somebody has found out that it had no effect. Each replay
-// begins it once, so nothing is made again of itself.
+// it is a replay since then. The caller knows that whoever replayed it has found out
+// that it had no effect. Each replay begins it once, so nothing is made again of itself.
 func (l *Ledger) BeginAgain(ctx context.Context, r Request) (bool, error) {
 	begun := false
 	err := l.change(ctx, r, "begin again", func(e *entry) error {

@@ -48,7 +48,7 @@ const (
 	// [Published].
 	HeaderPublished = "Attentive-Published"
 	// HeaderForce is set when the operator overrides the guards
-	// (empty_audience, audience_shrank).
+	// (empty_audience, audience_shrank, and outcome_unknown of a subscribe).
 	HeaderForce = "Attentive-Force"
 	// HeaderReplaces holds the fingerprint of the bytes that an operator has
 	// repaired. With it a job may have other bytes than its ledger knows.

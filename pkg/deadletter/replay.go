@@ -24,7 +24,8 @@ type Mode string
 const (
 	// Guarded replays a message as it was.
 	Guarded Mode = "guarded"
-	// Forced also lets it pass the guards empty_audience and audience_shrank.
+	// Forced also lets it pass the guards empty_audience and audience_shrank, and has a
+	// subscribe of outcome_unknown sent again.
 	Forced Mode = "forced"
 )
 

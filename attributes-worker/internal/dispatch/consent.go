@@ -10,6 +10,7 @@ import (
 	"attentive.internal/pkg/config"
 	"attentive.internal/pkg/consent"
 	"attentive.internal/pkg/contract"
+	"attentive.internal/pkg/deadletter"
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/metrics"
 )
@@ -235,18 +236,21 @@ func (c *Consents) resolve(ctx context.Context, call *Call, p *Profile) error {
 }
 
 // again makes the call of a subscribe whose outcome was given up as unknown, when an
-// operator has replayed it since.
-func (c *Consents) again(ctx context.Context, call *Call, p *Profile) error {
+// operator has replayed it since, by force.
+func (c *Consents) again(ctx context.Context, call *Call, p *Profile) (err error) {
 	begun := false
-	err := c.account.askLedger(ctx, func(ctx context.Context) (err error) {
-		begun, err = c.ledger.BeginAgain(ctx, c.request(p))
-		return err
-	})
+	if p.message.Header.Get(deadletter.HeaderForce) != "" {
+		err = c.account.askLedger(ctx, func(ctx context.Context) (err error) {
+			begun, err = c.ledger.BeginAgain(ctx, c.request(p))
+			return err
+		})
+	}
 	if err != nil {
 		return err
 	}
 	if !begun {
-		return fault.Permanentf(fault.OutcomeUnknown, "the subscribe got no answer, and Attentive does not show the person as subscribed: it may or may not have texted them")
+		return fault.Permanentf(fault.OutcomeUnknown, "the subscribe got no answer, and Attentive does not show the person as subscribed: "+
+			"it may or may not have texted them; if it has not, replay it with --force")
 	}
 	if err = c.admit(p); err == nil {
 		err = c.textable(p)

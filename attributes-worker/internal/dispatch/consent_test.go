@@ -321,8 +321,8 @@ func TestReplayedConsent(t *testing.T) {
 }
 
 // Of a subscribe whose outcome is unknown the operator finds out that it had none, and
-// replays it. Then it is sent, unless Attentive shows by now that it had; and when
-// that call gets no answer either, only another replay sends it again.
+// replays it by force. Then it is sent; and when that call gets no answer either, only
+// another such replay sends it again. One among many that are replayed is not.
 func TestAReplayOfAnUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -330,7 +330,7 @@ func TestAReplayOfAnUnknownOutcome(t *testing.T) {
 	r.fault(cut)
 	r.publish(subscribe(phone(1)))
 	r.start()
-	replay := func(f api.Fault) {
+	replay := func(mode deadletter.Mode, f api.Fault) {
 		t.Helper()
 		r.drained()
 		letters := r.letters()
@@ -340,16 +340,18 @@ func TestAReplayOfAnUnknownOutcome(t *testing.T) {
 		if f != (api.Fault{}) {
 			r.fault(f)
 		}
-		if _, err := deadletter.New(r.conn, "test").Replay(t.Context(), letters[0].ID, deadletter.Guarded); err != nil {
+		if _, err := deadletter.New(r.conn, "test").Replay(t.Context(), letters[0].ID, mode); err != nil {
 			t.Fatal(err)
 		}
 	}
-	replay(cut)
-	replay(api.Fault{})
+	replay(deadletter.Guarded, api.Fault{})
+	replay(deadletter.Forced, cut)
+	replay(deadletter.Guarded, api.Fault{})
+	replay(deadletter.Forced, api.Fault{})
 	r.drained()
 	r.noLetters()
 	if got := r.traffic(api.Subscribe).Calls; got != 3 {
-		t.Errorf("%d calls, want one for each time that somebody had it sent", got)
+		t.Errorf("%d calls, want the first and one for each replay by force", got)
 	}
 	if diff := cmp.Diff(map[string]int{phone(1): 1}, r.texts()); diff != "" {
 		t.Errorf("texts (-want +got):\n%s", diff)
