@@ -55,6 +55,24 @@ func Keys(ctx context.Context, kv jetstream.KeyValue, filter string) (keys []str
 	return keys, nil
 }
 
+// StopWatch ends a watch. Nothing of it is left behind, whatever was not read: what
+// shows the updates waits for room in their channel, and is given it. The caller does
+// not wait until the channel is closed, because the library never closes it when the
+// context of the watch ended just as that was made.
+func StopWatch(w jetstream.KeyWatcher) {
+	_ = w.Stop() // it may have ended by itself, or with its connection
+	for {
+		select {
+		case _, ok := <-w.Updates():
+			if !ok {
+				return
+			}
+		default:
+			return
+		}
+	}
+}
+
 // Store writes value if key is still at revision, zero meaning that it does
 // not exist, and returns the new revision. It fails with ErrConflict when
 // somebody else wrote first.

@@ -109,6 +109,45 @@ func TestKeysAreAllOrAnError(t *testing.T) {
 	}
 }
 
+// TestStopWatchLeavesNothing: the channel of the updates is closed by what fills it, once
+// that has ended.
+func TestStopWatchLeavesNothing(t *testing.T) {
+	t.Parallel()
+	kv := bucket(t)
+	for i := range 300 {
+		if _, err := kv.Put(t.Context(), fmt.Sprint("of.", i), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w, err := kv.WatchAll(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.After(time.Minute)
+	for len(w.Updates()) < cap(w.Updates()) { // and the next one waits for room
+		select {
+		case <-deadline:
+			t.Fatalf("%d updates wait, and there is room for %d", len(w.Updates()), cap(w.Updates()))
+		case <-time.After(time.Millisecond):
+		}
+	}
+	cas.StopWatch(w)
+	for late := 0; ; late++ {
+		select {
+		case _, ok := <-w.Updates():
+			if ok {
+				continue
+			}
+			if late > 2 { // an update and the mark after what was there
+				t.Errorf("%d updates had been left in the channel", late)
+			}
+			return
+		case <-deadline:
+			t.Fatal("what fills the channel still waits for room")
+		}
+	}
+}
+
 func TestConcurrentChangesAllCount(t *testing.T) {
 	t.Parallel()
 	kv := bucket(t)

@@ -314,13 +314,16 @@ func (l *Ledger) read(ctx context.Context, filter string, each func(jetstream.Ke
 	if err != nil {
 		return err
 	}
-	defer func() { _ = w.Stop() }() // reading is all that ends
+	defer cas.StopWatch(w)
 	for {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case e := <-w.Updates():
-			if e == nil { // that was all, unless ctx has ended
+		case e, ok := <-w.Updates():
+			switch {
+			case !ok && ctx.Err() == nil:
+				return errCutShort
+			case e == nil: // that was all, unless ctx has ended
 				return context.Cause(ctx)
 			}
 			if err := each(e); err != nil {
@@ -329,6 +332,9 @@ func (l *Ledger) read(ctx context.Context, filter string, each func(jetstream.Ke
 		}
 	}
 }
+
+// errCutShort means that a reading ended before all was read, as with its connection.
+var errCutShort = errors.New("the reading of the bucket ended before all was read")
 
 // errEnough ends a reading of which no more is wanted.
 var errEnough = errors.New("enough")

@@ -252,6 +252,33 @@ func (b before) Watch(context.Context, string, ...jetstream.WatchOpt) (jetstream
 	return watcher{updates: updates}, nil
 }
 
+// ended is a bucket whose watches end before they have told what there is.
+type ended struct{ jetstream.KeyValue }
+
+func (ended) Watch(context.Context, string, ...jetstream.WatchOpt) (jetstream.KeyWatcher, error) {
+	updates := make(chan jetstream.KeyValueEntry)
+	close(updates)
+	return watcher{updates: updates}, nil
+}
+
+// TestEntriesAreAllOrAnError: a job that is missing in a list would be taken for one
+// that there is not.
+func TestEntriesAreAllOrAnError(t *testing.T) {
+	t.Parallel()
+	kv, err := queuetest.Start(t).Conn(t).KeyValue(t.Context(), broker.BucketLedger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin(t, ledger.New(kv), entry("job", "f"))
+	for e, err := range ledger.New(ended{kv}).Entries(t.Context(), contract.Segment, "acme", "*") {
+		if err == nil {
+			t.Errorf("job %s of a reading that ended at once", e.JobID)
+		}
+		return
+	}
+	t.Error("no entry and no error")
+}
+
 type watcher struct {
 	jetstream.KeyWatcher
 	updates chan jetstream.KeyValueEntry

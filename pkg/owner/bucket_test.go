@@ -221,6 +221,22 @@ func (w *memoryWatcher) pump(ctx context.Context) {
 	}
 }
 
+// endless is a bucket whose watches never close their updates: so is one of the library
+// whose context ended just as it was made.
+type endless struct{ *memory }
+
+func (e endless) WatchAll(ctx context.Context, opts ...jetstream.WatchOpt) (jetstream.KeyWatcher, error) {
+	w, err := e.memory.WatchAll(ctx, opts...)
+	return endlessWatcher{w, make(chan jetstream.KeyValueEntry)}, err
+}
+
+type endlessWatcher struct {
+	jetstream.KeyWatcher
+	updates chan jetstream.KeyValueEntry
+}
+
+func (w endlessWatcher) Updates() <-chan jetstream.KeyValueEntry { return w.updates }
+
 // late is a bucket that answers an update with silence, and carries it out when
 // told to.
 type late struct {

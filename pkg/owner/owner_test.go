@@ -125,6 +125,20 @@ func TestReleaseIsWrittenAndTakenAtOnce(t *testing.T) {
 	})
 }
 
+// A worker that was told to stop would otherwise never do so.
+func TestRunEndsWithoutTheEndOfItsWatch(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		_, _, stop := run(t, New(endless{newMemory()}, Config{ID: "one", Lease: lease}, discard()), claimOf{account: "acme"})
+		time.Sleep(lease / 2) // virtual
+		began := time.Now()
+		stop()
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("stopping took %v", took)
+		}
+	})
+}
+
 // A crash costs the lease and little more; not less.
 func TestCrashCostsTheLease(t *testing.T) {
 	t.Parallel()

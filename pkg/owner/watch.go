@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"attentive.internal/pkg/backoff"
+	"attentive.internal/pkg/cas"
 )
 
 var (
@@ -38,12 +39,7 @@ func (o *Owner) watchOnce(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("watch the leases: %w", err)
 	}
-	defer func() {
-		_ = w.Stop() // it may have ended by itself
-		for range w.Updates() {
-			continue // until the client lets go
-		}
-	}()
+	defer cas.StopWatch(w)
 	check := time.NewTicker(o.cfg.Lease / 12) // hidden tells it between two announcements only
 	defer check.Stop()
 	first := make(map[string]sight) // nil once all that there was is read
