@@ -1,13 +1,16 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/pprof"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -39,6 +42,14 @@ import (
 // closeTimeout bounds what is still said to the broker after the work has
 // stopped.
 const closeTimeout = 5 * time.Second
+
+// stopTimeout is how long the work may take to end, which is more than any grace adds
+// up to and less than what deploy gives a process that was told to stop.
+const stopTimeout = 40 * time.Second
+
+// errStuck means that the work did not end when it was to.
+var errStuck = errors.New("the work did not end in time after it was told to: what it waits for is in the log; " +
+	"the process ends as in a crash, and its leases run out")
 
 // checkInterval is how often it is looked whether the broker still has what the
 // work needs.
@@ -145,7 +156,8 @@ func (r *runner) run(ctx context.Context, cfg *config.Config) error {
 }
 
 // generation works under cfg until ctx ends, or until the configuration has
-// changed: then it returns the new one.
+// changed: then it returns the new one. It waits for the end of the work, but not for
+// ever: who is stuck neither works nor lets others.
 func (r *runner) generation(ctx context.Context, conn *broker.Conn, cfg *config.Config, hup <-chan os.Signal) (*config.Config, error) {
 	for _, w := range cfg.Warnings() {
 		r.log.Warn("configuration", "warning", w.String())
@@ -178,8 +190,20 @@ func (r *runner) generation(ctx context.Context, conn *broker.Conn, cfg *config.
 		}
 	})
 	g.Go(func() error { return r.work(ctx, conn, cfg) })
-	err := g.Wait()
-	return next, err
+	ended := make(chan error, 1)
+	go func() { ended <- g.Wait() }() // for ever only if the process ends, below
+	<-ctx.Done()
+	limit := time.NewTimer(cmp.Or(r.options.StopTimeout, stopTimeout))
+	defer limit.Stop()
+	select {
+	case err := <-ended:
+		return next, err
+	case <-limit.C:
+		var stacks strings.Builder
+		_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1) // a Builder takes all
+		r.log.Error("the work does not end", "err", errStuck, "goroutines", stacks.String())
+		return nil, errStuck
+	}
 }
 
 // work brings what lies in the broker into shape, for as long as that takes,

@@ -17,7 +17,9 @@
 //
 // On shutdown the work stops first, then the leases are released, then the
 // broker connection is closed, and the ops server last, so that metrics outlive
-// the drain.
+// the drain. Work that does not end within 40 s, at a shutdown or when the
+// configuration has changed, is logged with the stacks of all goroutines and left:
+// Run fails, the process is to end, and its leases run out as in a crash.
 package worker
 
 import (
@@ -74,6 +76,9 @@ type Options struct {
 	// SweepAfter is how long the configuration of no replica may have named a
 	// destination before its messages are given up. Zero means an hour.
 	SweepAfter time.Duration
+	// StopTimeout is how long the work may take to end once it is told to, before Run
+	// fails without it. Zero means 40 s.
+	StopTimeout time.Duration
 	// Quarantine names the process, and is shared by all programs in it. Nil
 	// means that the program is alone.
 	Quarantine *queue.Quarantine

@@ -41,6 +41,8 @@ type place struct {
 	file   string
 	log    *logtest.Buffer
 	lease  string // empty: one that a busy machine does not lose
+	// stopTimeout is that of the worker.
+	stopTimeout time.Duration
 	// calls of Work, in the order of their beginning.
 	mu    sync.Mutex
 	calls []*call
@@ -130,7 +132,7 @@ func (p *place) start() (stop func() error) {
 func (p *place) run(ctx context.Context) error {
 	return worker.Run(ctx, worker.Program{
 		Name: "test-worker", Plugin: config.PluginSegments, Kinds: []contract.Kind{contract.Segment}, Work: p.note,
-	}, worker.Options{ConfigFile: p.file, Log: slog.New(slog.NewJSONHandler(p.log, nil))})
+	}, worker.Options{ConfigFile: p.file, StopTimeout: p.stopTimeout, Log: slog.New(slog.NewJSONHandler(p.log, nil))})
 }
 
 // note notes a call of the work of each destination.
@@ -328,6 +330,45 @@ func TestReadinessFollowsTheBroker(t *testing.T) {
 	p.works("a", "b", "c") // the leases have run out, and are taken again
 	if err := stop(); err != nil {
 		t.Errorf("Run = %v", err)
+	}
+}
+
+// TestStuckWork: an operator learns where it hangs, and another replica goes on.
+func TestStuckWork(t *testing.T) {
+	t.Parallel()
+	for _, when := range []string{"shutdown", "reload"} {
+		t.Run(when, func(t *testing.T) {
+			t.Parallel()
+			p := newPlace(t)
+			p.stopTimeout = 100 * time.Millisecond
+			free := make(chan struct{})
+			t.Cleanup(func() { close(free) })
+			p.work = func(context.Context, *call) error {
+				<-free
+				return nil
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			done := make(chan error, 1)
+			go func() { done <- p.run(ctx) }()
+			p.works("a", "b", "c")
+			if when == "shutdown" {
+				cancel()
+			} else {
+				p.configure("", "a: u1")
+			}
+			select {
+			case err := <-done:
+				if err == nil || !strings.Contains(err.Error(), "did not end in time") {
+					t.Errorf("Run = %v, want that the work did not end", err)
+				}
+			case <-time.After(patience):
+				t.Fatal("Run waits for work that is stuck")
+			}
+			if stacks := p.logged("the work does not end", "goroutines"); !strings.Contains(stacks, "TestStuckWork") {
+				t.Errorf("the log does not say where the work hangs: %s", stacks)
+			}
+		})
 	}
 }
 
