@@ -27,24 +27,17 @@ type replica struct {
 	config string // the path of its configuration
 }
 
-// startTries is how often a replica is started whose free address may have been
-// taken before it listens.
-const startTries = 3
-
 // add starts one more replica and returns when it is ready.
-func (f *fleet) add(ctx context.Context) (err error) {
-	for range startTries {
-		var r *replica
-		if r, err = f.start(ctx); err != nil {
-			return err
-		}
-		if err = r.ready(ctx); err == nil {
-			f.alive = append(f.alive, r)
-			return nil
-		}
-		err = errors.Join(err, r.Stop())
+func (f *fleet) add(ctx context.Context) error {
+	r, err := f.start(ctx)
+	if err != nil {
+		return err
 	}
-	return err
+	if err := r.Ready(ctx, "http://"+r.ops+"/readyz"); err != nil {
+		return errors.Join(err, r.Stop())
+	}
+	f.alive = append(f.alive, r)
+	return nil
 }
 
 // start starts a process with a configuration and a spelling of its own.
@@ -68,18 +61,6 @@ func (f *fleet) start(ctx context.Context) (*replica, error) {
 	}
 	profiled(ctx, r.Process, r.ops)
 	return r, nil
-}
-
-// ready returns when the replica is. Whoever has taken its address is not it.
-func (r *replica) ready(ctx context.Context) error {
-	if err := r.Ready(ctx, "http://"+r.ops+"/readyz"); err != nil {
-		return err
-	}
-	command, err := get(ctx, "http://"+r.ops+"/debug/pprof/cmdline")
-	if err == nil && !strings.Contains(string(command), r.config) {
-		err = fmt.Errorf("another program listens on %s", r.ops)
-	}
-	return err
 }
 
 // configure writes a replica's configuration.

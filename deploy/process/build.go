@@ -40,12 +40,14 @@ func Root(ctx context.Context) (string, error) {
 	return filepath.Dir(work), nil
 }
 
-// FreeAddress returns a loopback address where nothing listens at this moment, and
-// which no outgoing connection is given.
+// FreeAddress returns a loopback address where nothing listens, and which no outgoing
+// connection is given, nor anybody else who chooses with package loopback before ctx
+// ends.
 func FreeAddress(ctx context.Context) (string, error) {
-	l, err := loopback.Listen(ctx)
+	port, err := loopback.Reserve(ctx)
 	if err != nil {
 		return "", fmt.Errorf("find a free port: %w", err)
 	}
-	return l.Addr().String(), l.Close()
+	context.AfterFunc(ctx, func() { _ = port.Release() }) // nothing was sent: it has nothing to fail with
+	return port.Address(), nil
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"attentive.internal/deploy/process"
+	"attentive.internal/pkg/loopback"
 )
 
 // start runs a shell script until the end of the test, after its first line of
@@ -175,10 +176,27 @@ func TestBuildNamesWhatCannotBeBuilt(t *testing.T) {
 	}
 }
 
-func TestFreeAddress(t *testing.T) {
+func TestFreeAddressIsKeptUntilTheEnd(t *testing.T) {
 	t.Parallel()
-	address, err := process.FreeAddress(t.Context())
-	if err != nil || !strings.HasPrefix(address, "127.0.0.1:") {
-		t.Errorf("FreeAddress = %q, %v", address, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	address, err := process.FreeAddress(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if port, err := loopback.Hold(t.Context(), address); err == nil {
+		t.Errorf("%s is given to another one: %v", address, port.Release())
+	}
+	cancel()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		port, err := loopback.Hold(t.Context(), address)
+		if err == nil {
+			if err := port.Release(); err != nil {
+				t.Error(err)
+			}
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s is still kept: %v", address, err)
+		}
 	}
 }
