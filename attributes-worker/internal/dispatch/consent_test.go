@@ -361,6 +361,65 @@ func TestAReplayOfAnUnknownOutcome(t *testing.T) {
 	}
 }
 
+// An operator who replays by force has looked whether the person was texted, not at
+// the clock.
+func TestAReplayByForceKeepsToHoursAndAge(t *testing.T) {
+	t.Parallel()
+	now := time.Now().UTC()
+	hour := (now.Hour() + 12) % 24
+	for _, tt := range []struct {
+		name, settings string
+		blocked        bool // until the setting is changed; or a dead letter
+	}{
+		{"hours", fmt.Sprintf(`texting_hours: {from: "%02d:00", to: "%02d:59"}`, hour, hour), true},
+		{"age", "subscribe_max_age: 1d", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			store := r.aged(48 * time.Hour)
+			replay := func(mode deadletter.Mode, reason fault.Reason) {
+				t.Helper()
+				letters := r.letters()
+				if len(letters) != 1 || letters[0].Reason != reason {
+					t.Fatalf("letters = %+v, want one of %s", letters, reason)
+				}
+				if _, err := store.Replay(t.Context(), letters[0].ID, mode); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r.fault(api.Fault{Endpoint: api.Subscribe, Cut: true, Times: 1})
+			replay(deadletter.Guarded, fault.Rejected)
+			run := r.start()
+			r.drained()
+			run.stop()
+			replay(deadletter.Forced, fault.OutcomeUnknown)
+			r.settings = tt.settings
+			run = r.start()
+			want := 1
+			if tt.blocked {
+				r.blocked(run, contract.Subscribe, fault.ScopeDestination, fault.TextingHours, 1)
+				want = 2
+			} else {
+				r.drained()
+				if letters := r.letters(); len(letters) != 1 || letters[0].Reason != fault.StaleConsent {
+					t.Errorf("letters = %+v, want one of stale_consent", letters)
+				}
+			}
+			if got := r.traffic(api.Subscribe).Calls; got != 1 {
+				t.Errorf("%d calls, want the first one only", got)
+			}
+			run.stop()
+			r.settings = ""
+			r.start()
+			r.drained()
+			if got := r.traffic(api.Subscribe).Calls; got != want {
+				t.Errorf("%d calls in the end, want %d", got, want)
+			}
+		})
+	}
+}
+
 // An operation that is older than one of unknown outcome is superseded: it does
 // not wait for an answer that will never come.
 func TestAnOlderOperationThanAnUnknownOne(t *testing.T) {
@@ -386,23 +445,30 @@ func TestAnOlderOperationThanAnUnknownOne(t *testing.T) {
 	}
 }
 
+// aged stores a dead letter of a subscribe that was published so long ago.
+func (r *rig) aged(age time.Duration) *deadletter.Store {
+	r.t.Helper()
+	message, err := contract.Message(contract.ProfileSubject(acme, contract.Subscribe, contract.LiveJob), "id", subscribe(phone(1)))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	store := deadletter.New(r.conn, "test")
+	err = store.Put(r.t.Context(), deadletter.Letter{
+		Kind: contract.Subscribe, Destination: acme, Job: contract.LiveJob, Reason: fault.Rejected,
+		Origin: deadletter.Origin{Stream: broker.StreamProfiles, Subject: message.Subject, Sequence: 1, Published: time.Now().Add(-age)},
+		Header: message.Header, Data: message.Data,
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return store
+}
+
 // Consent has an age, which a replay does not renew.
 func TestStaleConsent(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	message, err := contract.Message(contract.ProfileSubject(acme, contract.Subscribe, contract.LiveJob), "id", subscribe(phone(1)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	store := deadletter.New(r.conn, "test")
-	err = store.Put(t.Context(), deadletter.Letter{
-		Kind: contract.Subscribe, Destination: acme, Job: contract.LiveJob, Reason: fault.Rejected,
-		Origin: deadletter.Origin{Stream: broker.StreamProfiles, Subject: message.Subject, Sequence: 1, Published: time.Now().Add(-8 * 24 * time.Hour)},
-		Header: message.Header, Data: message.Data,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	store := r.aged(8 * 24 * time.Hour)
 	r.start()
 	for range 2 {
 		letters := r.letters()
