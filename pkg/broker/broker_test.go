@@ -25,6 +25,30 @@ import (
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
+// TestASilentNameServerIsNotWaitedFor: the client library looks a name up while all that
+// uses the connection waits, and nothing ends that.
+func TestASilentNameServerIsNotWaitedFor(t *testing.T) { //nolint:paralleltest // it changes the resolver of all
+	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	before := net.DefaultResolver
+	defer func() { net.DefaultResolver = before }()
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "udp", silent.LocalAddr().String())
+	}}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	if _, err := broker.Connect(ctx, broker.Options{URL: "nats://one.example:4222,nats://two.example:4222"}, discard()); err == nil {
+		t.Error("Connect = nil without a broker")
+	}
+	if took := time.Since(began); took > 15*time.Second { // two seconds for each time that each is tried
+		t.Errorf("Connect gave up after %v", took)
+	}
+}
+
 // answering runs a fake server that greets with the version and answers pings.
 func answering(t *testing.T, version string) string {
 	t.Helper()

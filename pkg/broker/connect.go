@@ -134,6 +134,9 @@ func (c *Conn) natsOptions(opt Options) []nats.Option {
 		nats.Name(opt.Name),
 		nats.MaxReconnects(-1),
 		nats.RetryOnFailedConnect(true),
+		// The client would look names up without a time-out, while all else that uses the
+		// connection waits; the dialer, which has one, does it too.
+		nats.SkipHostLookup(),
 		// A revoked credential may come back; giving up would need a restart.
 		nats.IgnoreAuthErrorAbort(),
 		nats.CustomReconnectDelay(reconnectDelay),

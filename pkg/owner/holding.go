@@ -101,7 +101,7 @@ func (c *claim) abandon(ctx context.Context, err error, log *slog.Logger) {
 	if ctx.Err() == nil || errors.Is(err, errTaken) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.owner.cfg.Lease/3)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.owner.farewell())
 	defer cancel()
 	now, err := c.owner.read(ctx, c.key)
 	if err == nil && now.Writer == c.writer && !now.Released {
@@ -200,7 +200,7 @@ func (g *grip) renew(ctx context.Context) error {
 // release writes that the key is free. What cannot be written frees itself
 // after a lease.
 func (g *grip) release(ctx context.Context, log *slog.Logger) {
-	ctx, cancel := context.WithTimeout(ctx, g.owner.cfg.Lease/3)
+	ctx, cancel := context.WithTimeout(ctx, g.owner.farewell())
 	defer cancel()
 	err := g.rewrite(ctx, func(e *entry) bool {
 		e.Released = true

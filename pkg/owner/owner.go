@@ -306,6 +306,14 @@ func (t *Tenure) during(ctx context.Context, work func(context.Context, *Tenure)
 	return err
 }
 
+// mostFarewell is how long a lease that is let go of may take to be written, when leases
+// are long: what is not written runs out.
+const mostFarewell = 5 * time.Second
+
+// farewell bounds what is written when a lease is let go of, so that a broker that does
+// not answer does not keep a process from its end.
+func (o *Owner) farewell() time.Duration { return min(o.cfg.Lease/3, mostFarewell) }
+
 // margin is what the owner stops before the lease ends.
 func (o *Owner) margin() time.Duration { return o.cfg.Lease / 20 }
 

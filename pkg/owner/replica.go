@@ -141,7 +141,7 @@ func (o *Owner) withdraw(ctx context.Context) {
 	if errors.Is(context.Cause(ctx), ErrAgain) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.cfg.Lease/6)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.farewell()/2)
 	defer cancel()
 	if err := o.kv.Purge(ctx, o.replicaKey(), jetstream.PurgeTTL(markTTL)); err != nil {
 		o.log.Warn("replica stays announced for a lease", "err", err)

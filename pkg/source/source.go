@@ -324,6 +324,9 @@ func (r *Reader) Column(name string) (int, error) {
 		"read %s: column %q is not among its %d columns; its first row must name the columns", r.name, name, len(r.decoder.columns()))
 }
 
+// rowsBetweenLooks is how many rows are read between two looks whether to go on.
+const rowsBetweenLooks = 1024
+
 // Next returns the next row. It returns io.EOF after the last one, once the stored
 // bytes have been read to their end and found to be those the job names; only then
 // may the rows be trusted. After an error it returns that error again.
@@ -332,6 +335,10 @@ func (r *Reader) Next() (Row, error) {
 		return Row{}, r.end
 	}
 	row, err := r.decoder.next()
+	if err == nil && row.Number%rowsBetweenLooks == 0 {
+		// What is decoded may all be in memory or on the disk.
+		err = r.stored.look()
+	}
 	if err == nil && row.Number <= r.limits.Rows {
 		return row, nil
 	}

@@ -223,27 +223,42 @@ func TestWrongDigestIsFoundAtTheEnd(t *testing.T) {
 	}
 }
 
+// TestReaderEndsWithItsContext, however much of the source has been fetched.
 func TestReaderEndsWithItsContext(t *testing.T) {
 	t.Parallel()
-	lost := errors.New("lost the lease")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	o, err := source.New(source.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := o.Open(ctx, inline(string(phones(100_000)))) // several blocks
-	if err != nil {
-		t.Fatal(err)
-	}
-	cancel(lost)
-	for err == nil {
-		_, err = r.Next()
-	}
-	if !errors.Is(err, lost) || fault.ClassOf(err) == fault.Permanent {
-		t.Errorf("error %v, want the context's cause", err)
-	}
-	if err := r.Close(); err != nil {
-		t.Error(err)
+	const rows = 20_000
+	for name, s := range map[string]*attentivev1.Source{
+		"text": inline(string(phones(rows))), "table": inTable(tableOf(t, rows)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			lost := errors.New("lost the lease")
+			ctx, cancel := context.WithCancelCause(t.Context())
+			o, err := source.New(source.Config{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := o.Open(ctx, s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cancel(lost)
+			var last uint64
+			for err == nil {
+				var row source.Row
+				row, err = r.Next()
+				last = max(last, row.Number)
+			}
+			if !errors.Is(err, lost) || fault.ClassOf(err) == fault.Permanent {
+				t.Errorf("error %v, want the context's cause", err)
+			}
+			if last > rows/10 {
+				t.Errorf("%d rows of %d were read after the end", last, rows)
+			}
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

@@ -22,12 +22,17 @@ type stored struct {
 	err   error // does not hold io.EOF
 }
 
-func (s *stored) Read(p []byte) (int, error) {
-	if s.err != nil {
-		return 0, s.err
+// look returns why no more is to be read, if there is a reason.
+func (s *stored) look() error {
+	if s.err == nil {
+		s.err = s.ended()
 	}
-	if s.err = s.ended(); s.err != nil {
-		return 0, s.err
+	return s.err
+}
+
+func (s *stored) Read(p []byte) (int, error) {
+	if err := s.look(); err != nil {
+		return 0, err
 	}
 	n, err := s.r.Read(p)
 	if s.hash != nil {

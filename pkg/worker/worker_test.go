@@ -374,15 +374,19 @@ func TestStuckWork(t *testing.T) {
 
 func TestStopWhileTheBrokerIsDown(t *testing.T) {
 	t.Parallel()
-	for _, once := range []string{"never seen", "lost"} {
+	for _, once := range []string{"never seen", "lost", "lost, with the longest lease"} {
 		t.Run(once, func(t *testing.T) {
 			t.Parallel()
 			p := newPlace(t)
+			if strings.HasSuffix(once, "lease") {
+				p.lease = "60s"
+				p.configure("", "a: u1", "b: u1", "c: u2")
+			}
 			if once == "never seen" {
 				p.broker.Stop()
 			}
 			stop := p.start()
-			if once == "lost" {
+			if once != "never seen" {
 				p.works("a", "b", "c")
 				p.broker.Stop()
 			}

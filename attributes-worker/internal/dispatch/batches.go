@@ -409,15 +409,17 @@ func (b *batches) acknowledgeRows(ctx context.Context, p *Profile) {
 }
 
 // finishRows acknowledges the profiles of rows, counting each: those of a row one
-// after the other.
+// after the other. Once ctx has ended, all of them have one grace.
 func (b *batches) finishRows(ctx context.Context, rows []row, count func()) {
+	longer, stop := withGrace(ctx)
+	defer stop()
 	g := new(errgroup.Group)
 	g.SetLimit(acksUnderWay)
 	for _, r := range rows {
 		g.Go(func() error {
 			for _, u := range r {
 				count()
-				if !b.finish(ctx, u) {
+				if !b.pass(longer, u) {
 					break
 				}
 			}
@@ -428,11 +430,17 @@ func (b *batches) finishRows(ctx context.Context, rows []row, count func()) {
 }
 
 // finish acknowledges a profile that is done, and lets the subscriber's next one
-// pass. It reports whether the broker has confirmed that.
-func (b *batches) finish(ctx context.Context, u *update) bool {
+// pass. It tries for a grace once ctx has ended.
+func (b *batches) finish(ctx context.Context, u *update) {
 	longer, stop := withGrace(ctx)
 	defer stop()
-	if err := u.Of.message.Ack(longer); err != nil {
+	b.pass(longer, u)
+}
+
+// pass is finish without a grace. It reports whether the broker has confirmed that the
+// profile is done.
+func (b *batches) pass(ctx context.Context, u *update) bool {
+	if err := u.Of.message.Ack(ctx); err != nil {
 		u.Of.log.Warn("profile is done, and its message is left to the next owner", "err", err)
 		return false
 	}

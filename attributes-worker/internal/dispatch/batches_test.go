@@ -1,6 +1,7 @@
 package dispatch_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -19,6 +20,7 @@ import (
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/fault"
 	"attentive.internal/pkg/metrics"
+	"attentive.internal/pkg/queuetest"
 	"attentive.internal/pkg/sandbox/api"
 )
 
@@ -142,6 +144,42 @@ func TestABatchHoldsItsSubscribers(t *testing.T) {
 			r.noLetters()
 			r.has(phone(1), "a", "4")
 		})
+	}
+}
+
+// A stop while the broker is silent takes one grace, not one for each profile that is
+// done: those that are left are the next owner's.
+func TestStopWhileProfilesAreAcknowledged(t *testing.T) {
+	t.Parallel()
+	const people = 250
+	r := newRig(t)
+	r.settings = "api_mode: bulk, bulk: {confirm: true, fill_wait: 3s}, only_changed: {max_age: 1h}"
+	r.bulk(api.BulkPolicy{})
+	wire := queuetest.StartProxy(t, r.server.URL)
+	run := r.startAt(wire.URL)
+	for range 2 {
+		r.settled()
+		for n := range people {
+			r.publish(update(byPhone(phone(n)), map[string]any{"v": "1"}))
+		}
+	}
+	r.eventually(func() error {
+		if got := value(run.metrics.Rows(contract.Attributes, r.destination, metrics.Read)); got < 2*people {
+			return fmt.Errorf("%v profiles are read", got)
+		}
+		return nil
+	})
+	wire.Freeze()
+	r.eventually(func() error {
+		if value(run.metrics.ProfilesSkipped(contract.Attributes, r.destination, metrics.Unchanged)) == 0 {
+			return errors.New("none is found unchanged")
+		}
+		return nil
+	})
+	began := time.Now()
+	run.stop()
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("the stop took %v", took)
 	}
 }
 
