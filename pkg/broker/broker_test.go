@@ -49,6 +49,25 @@ func TestASilentNameServerIsNotWaitedFor(t *testing.T) { //nolint:paralleltest /
 	}
 }
 
+// TestCloseDoesNotWaitForAClientThatIsStuck: whoever closes the connection is to end.
+func TestCloseDoesNotWaitForAClientThatIsStuck(t *testing.T) {
+	t.Parallel()
+	c, err := broker.Connect(t.Context(), broker.Options{URL: queuetest.Start(t).URL}, discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := c.Stick()
+	began := time.Now()
+	if err := c.Close(t.Context()); err == nil || !strings.Contains(err.Error(), "does not end it") {
+		t.Errorf("Close = %v, want that the library does not end the connection", err)
+	}
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("Close took %v", took)
+	}
+	free()
+	<-c.Closed()
+}
+
 // answering runs a fake server that greets with the version and answers pings.
 func answering(t *testing.T, version string) string {
 	t.Helper()

@@ -26,6 +26,8 @@ const minMajor, minMinor = 2, 14
 const (
 	// requestTimeout bounds a JetStream request whose context has no deadline.
 	requestTimeout = 5 * time.Second
+	// closeTimeout bounds the end of a connection, once all is sent.
+	closeTimeout = 5 * time.Second
 	// A connection that answers no ping for two intervals is given up, well
 	// within a lease of the default length.
 	pingInterval = 4 * time.Second
@@ -99,7 +101,7 @@ func Connect(ctx context.Context, opt Options, log *slog.Logger) (*Conn, error) 
 		asking: make(map[*asking]struct{}),
 	}
 	close(c.lost)
-	nc, err := nats.Connect(opt.URL, append(c.natsOptions(opt), who...)...)
+	nc, err := nats.Connect(opt.URL, append(c.natsOptions(ctx, opt), who...)...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to broker %s: %w", opt, err)
 	}
@@ -129,14 +131,13 @@ func (o Options) String() string {
 	return strings.Join(urls, ",")
 }
 
-func (c *Conn) natsOptions(opt Options) []nats.Option {
+func (c *Conn) natsOptions(ctx context.Context, opt Options) []nats.Option {
 	options := []nats.Option{
 		nats.Name(opt.Name),
 		nats.MaxReconnects(-1),
 		nats.RetryOnFailedConnect(true),
-		// The client would look names up without a time-out, while all else that uses the
-		// connection waits; the dialer, which has one, does it too.
 		nats.SkipHostLookup(),
+		nats.SetCustomDialer(newDialer(ctx)),
 		// A revoked credential may come back; giving up would need a restart.
 		nats.IgnoreAuthErrorAbort(),
 		nats.CustomReconnectDelay(reconnectDelay),
@@ -314,18 +315,32 @@ func (c *Conn) Lost() <-chan struct{} {
 // good. A program that did not close it itself should exit.
 func (c *Conn) Closed() <-chan struct{} { return c.closed }
 
-// Close sends what is buffered, for at most a few seconds, and closes the
-// connection for good.
+// Close sends what is buffered, and closes the connection for good. It takes ten seconds
+// at most, whatever becomes of the client library; its error then says so.
 func (c *Conn) Close(ctx context.Context) error {
-	var err error
-	if c.NC.IsConnected() {
-		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-		defer cancel()
-		err = c.NC.FlushWithContext(ctx)
+	flushed := make(chan error, 1)
+	go func() { // outlives Close only when the library is stuck
+		flushed <- c.flush(ctx)
+		c.NC.Close()
+	}()
+	limit := time.NewTimer(requestTimeout + closeTimeout)
+	defer limit.Stop()
+	select {
+	case <-c.closed:
+		return <-flushed
+	case <-limit.C:
+		return errors.New("close broker connection: the client library does not end it")
 	}
-	c.NC.Close()
-	<-c.closed
-	if err != nil {
+}
+
+// flush sends what is buffered.
+func (c *Conn) flush(ctx context.Context) error {
+	if !c.NC.IsConnected() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if err := c.NC.FlushWithContext(ctx); err != nil {
 		return fmt.Errorf("flush broker connection: %w", err)
 	}
 	return nil
