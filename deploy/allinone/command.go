@@ -10,6 +10,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"attentive.internal/pkg/worker"
 )
 
 // Exit codes.
@@ -59,7 +61,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	switch {
 	case err == nil:
 		return exitDone
-	case ran && ctx.Err() != nil:
+	case ran && ctx.Err() != nil && !errors.Is(err, worker.ErrStuck):
 		fmt.Fprintln(stderr, "interrupted")
 		return exitInterrupted
 	}

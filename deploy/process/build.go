@@ -42,7 +42,7 @@ func Root(ctx context.Context) (string, error) {
 
 // FreeAddress returns a loopback address where nothing listens, and which no outgoing
 // connection is given, nor anybody else who chooses with package loopback before ctx
-// ends.
+// ends, which it has to.
 func FreeAddress(ctx context.Context) (string, error) {
 	port, err := loopback.Reserve(ctx)
 	if err != nil {

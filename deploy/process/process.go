@@ -25,7 +25,7 @@ const (
 	// ended, before it is killed.
 	stopTimeout = 20 * time.Second
 	// outputKept is how much of a process's output is shown when it breaks.
-	outputKept = 4 << 10
+	outputKept = 16 << 10
 	// readyTimeout is how long a process may take before it counts as broken.
 	readyTimeout = 30 * time.Second
 	// readyPoll is the pause between two questions whether it is ready, and so

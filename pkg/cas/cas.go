@@ -55,10 +55,10 @@ func Keys(ctx context.Context, kv jetstream.KeyValue, filter string) (keys []str
 	return keys, nil
 }
 
-// StopWatch ends a watch. Nothing of it is left behind, whatever was not read: what
-// shows the updates waits for room in their channel, and is given it. The caller does
-// not wait until the channel is closed, because the library never closes it when the
-// context of the watch ended just as that was made.
+// StopWatch ends a watch, whose context is to end, too. Nothing of it is left behind,
+// whatever was not read: what shows the updates waits for room in their channel, and is
+// given it. StopWatch does not wait until the channel is closed, because the library never
+// closes it when the context of the watch ended just as that was made.
 func StopWatch(w jetstream.KeyWatcher) {
 	_ = w.Stop() // it may have ended by itself, or with its connection
 	for {

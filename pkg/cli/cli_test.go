@@ -230,6 +230,9 @@ func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	d.executeIn(ctx, "dead-letters", "list", "--config", filepath.Join(d.dir, "relay.yaml")).expect(t, 130)
+	// A worker that hangs is one whatever it was told.
+	d.program.Run = func(context.Context, worker.Options) error { return worker.ErrStuck }
+	d.executeIn(ctx, "run", "--config", filepath.Join(d.dir, "relay.yaml")).expect(t, 1, "did not end in time")
 }
 
 func TestRun(t *testing.T) {

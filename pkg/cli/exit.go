@@ -8,6 +8,7 @@ import (
 
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/fault"
+	"attentive.internal/pkg/worker"
 )
 
 // exit is the exit code of a command.
@@ -66,6 +67,8 @@ func exitCode(ctx context.Context, err error) exit {
 	switch {
 	case err == nil:
 		return exitDone
+	case errors.Is(err, worker.ErrStuck):
+		return exitFailed
 	case ctx.Err() != nil:
 		return exitInterrupted
 	case ok:

@@ -310,6 +310,8 @@ func decode(e jetstream.KeyValueEntry) (entry Entry, err error) {
 // read calls each with every entry and mark of a removal that matches, in one reading
 // of the bucket, as any replica has it. An error of each ends it.
 func (l *Ledger) read(ctx context.Context, filter string, each func(jetstream.KeyValueEntry) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	w, err := l.kv.Watch(ctx, filter)
 	if err != nil {
 		return err

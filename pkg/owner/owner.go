@@ -311,7 +311,8 @@ func (t *Tenure) during(ctx context.Context, work func(context.Context, *Tenure)
 const mostFarewell = 5 * time.Second
 
 // farewell bounds what is written when a lease is let go of, so that a broker that does
-// not answer does not keep a process from its end.
+// not answer does not keep a process from its end. One that needs longer costs a lease,
+// also when nobody is to end.
 func (o *Owner) farewell() time.Duration { return min(o.cfg.Lease/3, mostFarewell) }
 
 // margin is what the owner stops before the lease ends.

@@ -44,11 +44,11 @@ import (
 const closeTimeout = 5 * time.Second
 
 // stopTimeout is how long the work may take to end, which is more than any grace adds
-// up to and less than what deploy gives a process that was told to stop.
+// up to and less than what compose and Kubernetes give a process that was told to stop.
 const stopTimeout = 40 * time.Second
 
-// errStuck means that the work did not end when it was to.
-var errStuck = errors.New("the work did not end in time after it was told to: what it waits for is in the log; " +
+// ErrStuck is the error of [Run] when the work did not end in time after it was told to.
+var ErrStuck = errors.New("the work did not end in time after it was told to: what it waits for is in the log; " +
 	"the process ends as in a crash, and its leases run out")
 
 // checkInterval is how often it is looked whether the broker still has what the
@@ -191,7 +191,7 @@ func (r *runner) generation(ctx context.Context, conn *broker.Conn, cfg *config.
 	})
 	g.Go(func() error { return r.work(ctx, conn, cfg) })
 	ended := make(chan error, 1)
-	go func() { ended <- g.Wait() }() // for ever only if the process ends, below
+	go func() { ended <- g.Wait() }() // outlives this call only when the process is to end
 	<-ctx.Done()
 	limit := time.NewTimer(cmp.Or(r.options.StopTimeout, stopTimeout))
 	defer limit.Stop()
@@ -201,8 +201,8 @@ func (r *runner) generation(ctx context.Context, conn *broker.Conn, cfg *config.
 	case <-limit.C:
 		var stacks strings.Builder
 		_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1) // a Builder takes all
-		r.log.Error("the work does not end", "err", errStuck, "goroutines", stacks.String())
-		return nil, errStuck
+		r.log.Error("the work does not end", "err", ErrStuck, "goroutines", stacks.String())
+		return nil, ErrStuck
 	}
 }
 

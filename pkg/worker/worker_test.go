@@ -1,7 +1,6 @@
 package worker_test
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -231,10 +230,9 @@ func (p *place) readiness(status int, text string) {
 
 // logged returns the attribute of the first line with the message; "" for none.
 func (p *place) logged(msg, key string) string {
-	lines := bufio.NewScanner(strings.NewReader(p.log.String()))
-	for lines.Scan() {
+	for text := range strings.Lines(p.log.String()) {
 		line := map[string]any{}
-		if err := json.Unmarshal(lines.Bytes(), &line); err == nil && line["msg"] == msg {
+		if err := json.Unmarshal([]byte(text), &line); err == nil && line["msg"] == msg {
 			return fmt.Sprint(line[key])
 		}
 	}
@@ -365,7 +363,7 @@ func TestStuckWork(t *testing.T) {
 			case <-time.After(patience):
 				t.Fatal("Run waits for work that is stuck")
 			}
-			if stacks := p.logged("the work does not end", "goroutines"); !strings.Contains(stacks, "TestStuckWork") {
+			if stacks := p.logged("the work does not end", "goroutines"); !strings.Contains(stacks, "noteOne") {
 				t.Errorf("the log does not say where the work hangs: %s", stacks)
 			}
 		})

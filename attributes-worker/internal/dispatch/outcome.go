@@ -135,14 +135,15 @@ func (b *batches) entry(ctx context.Context, o *open) (entry accepted.Batch, err
 	return entry, err
 }
 
-// buryRow stores the messages of a row as dead letters.
+// buryRow stores the messages of a row as dead letters, and reports whether all are
+// stored: those that are not when ctx ends are left to the next owner.
 func (b *batches) buryRow(ctx context.Context, o *open, r []*queue.Message, fate *fault.Error) bool {
 	for _, m := range r {
 		p := &Profile{
 			message: m, attempts: 1, first: o.Accepted,
 			log: b.Log.With("kind", string(b.Kind), "destination", b.Destination.ID, "stream", m.Stream, "seq", m.Sequence, "job_id", m.Address.Job),
 		}
-		if !b.bury(ctx, p, fate) {
+		if ctx.Err() != nil || !b.bury(ctx, p, fate) { // each would take its own grace
 			return false
 		}
 	}
