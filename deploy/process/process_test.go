@@ -163,7 +163,7 @@ func TestOutputKeepsTheEnd(t *testing.T) {
 	p := start(t, `trap 'i=0; while [ $i -lt 5000 ]; do echo line $i >&2; i=$((i+1)); done; exit 1' TERM
 echo up; while :; do sleep 0.01; done`)
 	err := p.Stop()
-	if err == nil || len(err.Error()) > 5<<10 || !strings.HasSuffix(err.Error(), "line 4999") || strings.Contains(err.Error(), "line 1\n") {
+	if err == nil || len(err.Error()) > 17<<10 || !strings.HasSuffix(err.Error(), "line 4999") || strings.Contains(err.Error(), "line 1\n") {
 		t.Errorf("Stop = %.100v..., want the last lines and only these", err)
 	}
 }
