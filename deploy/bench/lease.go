@@ -10,6 +10,7 @@ import (
 
 	"attentive.internal/deploy/bench/record"
 	"attentive.internal/pkg/broker"
+	"attentive.internal/pkg/cas"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -42,7 +43,7 @@ func (f *fleet) watchLeases(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("watch the bucket %s: %w", broker.BucketOwners, err)
 	}
-	defer func() { _ = watcher.Stop() }() // ctx has stopped it
+	defer cas.StopWatch(watcher)
 	for {
 		select {
 		case <-ctx.Done():

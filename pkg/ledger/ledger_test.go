@@ -279,6 +279,39 @@ func TestEntriesAreAllOrAnError(t *testing.T) {
 	t.Error("no entry and no error")
 }
 
+// held is a bucket that knows whether the contexts of its watches have ended.
+type held struct {
+	jetstream.KeyValue
+	watches []<-chan struct{}
+}
+
+func (h *held) Watch(ctx context.Context, keys string, opts ...jetstream.WatchOpt) (jetstream.KeyWatcher, error) {
+	h.watches = append(h.watches, ctx.Done())
+	return h.KeyValue.Watch(ctx, keys, opts...)
+}
+
+// TestAReadingEndsItsWatch: the library keeps a goroutine until the context of a watch
+// ends, and that of whoever reads may last as long as the process.
+func TestAReadingEndsItsWatch(t *testing.T) {
+	t.Parallel()
+	kv, err := queuetest.Start(t).Conn(t).KeyValue(t.Context(), broker.BucketLedger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &held{KeyValue: kv}
+	for _, err := range ledger.New(h).Entries(t.Context(), contract.Segment, "acme", "*") {
+		t.Errorf("an entry of an empty ledger, error %v", err)
+	}
+	if len(h.watches) != 1 {
+		t.Fatalf("%d watches, want 1", len(h.watches))
+	}
+	select {
+	case <-h.watches[0]:
+	default:
+		t.Error("the context of the watch goes on")
+	}
+}
+
 type watcher struct {
 	jetstream.KeyWatcher
 	updates chan jetstream.KeyValueEntry

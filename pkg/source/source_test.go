@@ -226,7 +226,7 @@ func TestWrongDigestIsFoundAtTheEnd(t *testing.T) {
 // TestReaderEndsWithItsContext, however much of the source has been fetched.
 func TestReaderEndsWithItsContext(t *testing.T) {
 	t.Parallel()
-	const rows = 20_000
+	const rows = 100_000 // of text, several blocks
 	for name, s := range map[string]*attentivev1.Source{
 		"text": inline(string(phones(rows))), "table": inTable(tableOf(t, rows)),
 	} {

@@ -183,6 +183,42 @@ func TestStopWhileProfilesAreAcknowledged(t *testing.T) {
 	}
 }
 
+// A stop while the rows of a batch that failed become dead letters, one after the other at
+// a broker that is slow, leaves the others to the next owner.
+func TestStopWhileRowsAreGivenUp(t *testing.T) {
+	t.Parallel()
+	const people = 250
+	r := newBulkRig(t, "{fill_wait: 300ms, confirm: true}", api.BulkPolicy{Delay: api.Duration(3 * time.Second), Status: api.JobFailed})
+	for n := range people {
+		r.publish(update(byPhone(phone(n)), map[string]any{"v": "1"}))
+	}
+	wire := queuetest.StartProxy(t, r.server.URL)
+	run := r.startAt(wire.URL)
+	r.drained()
+	wire.Lag(400 * time.Millisecond)
+	r.eventually(func() error {
+		if len(r.letters()) == 0 {
+			return errors.New("no dead letter")
+		}
+		return nil
+	})
+	began := time.Now()
+	run.stop()
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("the stop took %v", took)
+	}
+	if n := len(r.letters()); n == people {
+		t.Error("all were given up before the stop: nothing was tested")
+	}
+	r.start()
+	r.eventually(func() error {
+		if n := len(r.letters()); n != people {
+			return fmt.Errorf("%d dead letters", n)
+		}
+		return nil
+	})
+}
+
 // What the API calls its jobs is its business: two of one name are two.
 func TestTwoBatchesOfOneName(t *testing.T) {
 	t.Parallel()
