@@ -26,12 +26,13 @@ func (r *Record[T]) Add(entry T) {
 	r.changed = make(chan struct{})
 }
 
-// After returns the entries after the first n, which are not to be changed, and a
-// channel that is closed when there are more.
+// After returns the entries after the first n, which are not to be changed and are
+// none while there are not n, and a channel that is closed when there are more.
 func (r *Record[T]) After(n int) ([]T, <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.entries[n:len(r.entries):len(r.entries)], r.changed
+	known := len(r.entries)
+	return r.entries[min(n, known):known:known], r.changed
 }
 
 // All returns the entries there are, which are not to be changed.

@@ -49,6 +49,7 @@ func TestFirst(t *testing.T) {
 		{"is there already", []int{1, 5, 7}, 0, above(3), nil, 5},
 		{"is not among the skipped", []int{1, 5, 7}, 2, above(3), nil, 7},
 		{"comes later", []int{1, 5}, 2, above(3), []int{2, 9, 10}, 9},
+		{"comes later than the last skipped", []int{1}, 3, above(3), []int{5, 7, 9, 10}, 9},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
