@@ -58,19 +58,32 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	called, err := root.ExecuteContextC(ctx)
+	code := exitCode(ctx, ran, err)
+	switch code {
+	case exitDone:
+		return code
+	case exitInterrupted:
+		fmt.Fprintln(stderr, "interrupted")
+		return code
+	}
+	fmt.Fprintf(stderr, "allinone: %v\n", err)
+	if !ran {
+		fmt.Fprintf(stderr, "see: %s --help\n", called.CommandPath())
+	}
+	return code
+}
+
+// exitCode returns the code of a command that ended with err. An error of one that
+// was not run is cobra's own, before anything was begun.
+func exitCode(ctx context.Context, ran bool, err error) int {
 	switch {
 	case err == nil:
 		return exitDone
-	case ran && ctx.Err() != nil && !errors.Is(err, worker.ErrStuck):
-		fmt.Fprintln(stderr, "interrupted")
-		return exitInterrupted
-	}
-	fmt.Fprintf(stderr, "allinone: %v\n", err)
-	if !ran { // cobra's own errors, before anything was begun
-		fmt.Fprintf(stderr, "see: %s --help\n", called.CommandPath())
+	case !ran:
 		return exitUsage
-	}
-	if errors.Is(err, errUsage) {
+	case ctx.Err() != nil && !errors.Is(err, worker.ErrStuck):
+		return exitInterrupted
+	case errors.Is(err, errUsage):
 		return exitUsage
 	}
 	return exitFailed

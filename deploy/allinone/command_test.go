@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -28,6 +29,7 @@ import (
 	"attentive.internal/pkg/peer"
 	"attentive.internal/pkg/publish"
 	"attentive.internal/pkg/sandbox"
+	"attentive.internal/pkg/worker"
 	attentivev1 "attentive.internal/proto/attentive/v1"
 )
 
@@ -200,6 +202,39 @@ func TestUsage(t *testing.T) {
 				t.Errorf("%q ended with %d, want %d; it says %q, want %q in it", tt.args, code, tt.code, stderr, tt.says)
 			}
 		})
+	}
+}
+
+// TestExitCode: whoever stops a command reads from the code whether it did as it
+// was told. A worker that hung did not.
+func TestExitCode(t *testing.T) {
+	t.Parallel()
+	stuck := fmt.Errorf("segment-worker: %w", worker.ErrStuck)
+	broken := errors.New("broken")
+	for name, tt := range map[string]struct {
+		stopped, ran bool
+		err          error
+		want         int
+	}{
+		"done":                         {false, true, nil, exitDone},
+		"done, after it was stopped":   {true, true, nil, exitDone},
+		"broken":                       {false, true, broken, exitFailed},
+		"stopped":                      {true, true, broken, exitInterrupted},
+		"stopped, and hung":            {true, true, stuck, exitFailed},
+		"hung at a reload":             {false, true, stuck, exitFailed},
+		"mistaken":                     {false, true, usage(broken), exitUsage},
+		"mistaken in the command":      {false, false, broken, exitUsage},
+		"mistaken, while it was ended": {true, false, broken, exitUsage},
+	} {
+		ctx, stop := context.WithCancel(t.Context())
+		if tt.stopped {
+			stop()
+		}
+		got := exitCode(ctx, tt.ran, tt.err)
+		stop()
+		if got != tt.want {
+			t.Errorf("%s: exit code %d, want %d", name, got, tt.want)
+		}
 	}
 }
 
