@@ -317,10 +317,15 @@ func (l *Ledger) read(ctx context.Context, filter string, each func(jetstream.Ke
 		return err
 	}
 	defer cas.StopWatch(w)
+	silent := time.NewTimer(silence)
+	defer silent.Stop()
 	for {
+		silent.Reset(silence)
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		case <-silent.C:
+			return errSilent
 		case e, ok := <-w.Updates():
 			switch {
 			case !ok && ctx.Err() == nil:
@@ -337,6 +342,13 @@ func (l *Ledger) read(ctx context.Context, filter string, each func(jetstream.Ke
 
 // errCutShort means that a reading ended before all was read, as with its connection.
 var errCutShort = errors.New("the reading of the bucket ended before all was read")
+
+// silence is how long a reading waits for the next entry. The library goes on with a
+// reading as soon as the broker is back, and waits for ever where the bucket is
+// another one by then.
+const silence = time.Minute
+
+var errSilent = fmt.Errorf("the reading of the bucket came to a halt: nothing arrived for %v", silence)
 
 // errEnough ends a reading of which no more is wanted.
 var errEnough = errors.New("enough")

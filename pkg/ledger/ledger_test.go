@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -310,6 +311,46 @@ func TestAReadingEndsItsWatch(t *testing.T) {
 	default:
 		t.Error("the context of the watch goes on")
 	}
+}
+
+// slow is a bucket of removed entries that arrive one after the other, never all.
+type slow struct {
+	jetstream.KeyValue
+	entries int
+	every   time.Duration
+}
+
+func (s slow) Watch(context.Context, string, ...jetstream.WatchOpt) (jetstream.KeyWatcher, error) {
+	updates := make(chan jetstream.KeyValueEntry)
+	go func() {
+		for range s.entries {
+			time.Sleep(s.every)
+			updates <- removed{}
+		}
+	}()
+	return watcher{updates: updates}, nil
+}
+
+type removed struct{ jetstream.KeyValueEntry }
+
+func (removed) Operation() jetstream.KeyValueOp { return jetstream.KeyValueDelete }
+
+// TestAReadingThatHaltsIsAnError: the library goes on waiting in the name of a bucket
+// that was deleted and made anew meanwhile, and the cleaner of retention has no other
+// end than its process's. A reading that is slow goes on.
+func TestAReadingThatHaltsIsAnError(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		l := ledger.New(slow{entries: 3, every: 40 * time.Second})
+		for _, err := range l.Entries(t.Context(), contract.Segment, "acme", "*") {
+			if took := time.Since(began); err == nil || took != 3*40*time.Second+time.Minute {
+				t.Errorf("error %v after %v, want one a minute after the last entry", err, took)
+			}
+			return
+		}
+		t.Error("no entry and no error")
+	})
 }
 
 type watcher struct {
