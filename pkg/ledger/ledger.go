@@ -348,7 +348,8 @@ var errCutShort = errors.New("the reading of the bucket ended before all was rea
 // another one by then.
 const silence = time.Minute
 
-var errSilent = fmt.Errorf("the reading of the bucket came to a halt: nothing arrived for %v", silence)
+var errSilent = fmt.Errorf("the reading of the bucket came to a halt, nothing arrived for %v: "+
+	"repeat it; if that does not help, see whether its stream has a leader (nats stream info)", silence)
 
 // errEnough ends a reading of which no more is wanted.
 var errEnough = errors.New("enough")

@@ -147,6 +147,16 @@ func TestABatchHoldsItsSubscribers(t *testing.T) {
 	}
 }
 
+// stopSoon stops a worker that is in the middle of what would take minutes.
+func (r *rig) stopSoon(run *running) {
+	r.t.Helper()
+	began := time.Now()
+	run.stop()
+	if took := time.Since(began); took > 30*time.Second {
+		r.t.Errorf("the stop took %v", took)
+	}
+}
+
 // A stop while the broker is silent takes one grace, not one for each profile that is
 // done: those that are left are the next owner's.
 func TestStopWhileProfilesAreAcknowledged(t *testing.T) {
@@ -176,11 +186,7 @@ func TestStopWhileProfilesAreAcknowledged(t *testing.T) {
 		}
 		return nil
 	})
-	began := time.Now()
-	run.stop()
-	if took := time.Since(began); took > 30*time.Second {
-		t.Errorf("the stop took %v", took)
-	}
+	r.stopSoon(run)
 }
 
 // A stop while the rows of a batch that failed become dead letters, one after the other at
@@ -202,11 +208,7 @@ func TestStopWhileRowsAreGivenUp(t *testing.T) {
 		}
 		return nil
 	})
-	began := time.Now()
-	run.stop()
-	if took := time.Since(began); took > 30*time.Second {
-		t.Errorf("the stop took %v", took)
-	}
+	r.stopSoon(run)
 	if n := len(r.letters()); n == people {
 		t.Error("all were given up before the stop: nothing was tested")
 	}
