@@ -53,10 +53,7 @@ func TestReplicated(t *testing.T) {
 		}
 		stored.Wait()
 	}
-	eventually(t, "the stream is empty", func() bool {
-		stream, err := publisher.JS.Stream(t.Context(), broker.StreamProfiles)
-		return err == nil && stream.CachedInfo().State.Msgs == 0
-	})
+	eventually(t, "the queue is empty", func() bool { return queuetest.Drained(t.Context(), publisher, broker.StreamProfiles) })
 	tn.end()
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -216,10 +213,7 @@ func TestReplicatedLosses(t *testing.T) {
 		next += 20
 	}
 	w.none()
-	eventually(t, "the stream is empty", func() bool {
-		s, err := publisher.JS.Stream(t.Context(), broker.StreamProfiles)
-		return err == nil && s.CachedInfo().State.Msgs == 0
-	})
+	eventually(t, "the queue is empty", func() bool { return queuetest.Drained(t.Context(), publisher, broker.StreamProfiles) })
 }
 
 // leadersApart has the leaders of stream and consumer be different members, the

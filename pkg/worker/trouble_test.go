@@ -200,10 +200,7 @@ func (m *mill) goesOn(destination string) {
 	j := order(destination, nil)
 	m.sends(j)
 	m.reaches(j, ledger.Succeeded)
-	m.eventually("empty queue", func() bool {
-		stream, err := m.conn.JS.Stream(m.t.Context(), broker.StreamJobs)
-		return err == nil && stream.CachedInfo().State.Msgs == 0
-	})
+	m.eventually("empty queue", func() bool { return queuetest.Drained(m.t.Context(), m.conn, broker.StreamJobs) })
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for id, n := range m.ends {
