@@ -143,6 +143,7 @@ type options struct {
 	ahead       int
 	through     func(jetstream.JetStream) jetstream.JetStream // what the expander uses instead of the broker's own
 	room        *expand.Room                                  // instead of one of its own, of ahead
+	grace       time.Duration                                 // of what is at work when the worker is cancelled
 }
 
 // work starts a worker, which the end of the test stops.
@@ -188,6 +189,7 @@ func (r *rig) work(o options) *worker {
 		Destination: r.destination,
 		New:         func() *attentivev1.AttributesJob { return &attentivev1.AttributesJob{} },
 		Handle:      x.Handle,
+		Grace:       o.grace,
 		Parts: job.Parts{
 			Conn: conn, Ledger: ledger.New(entries), Events: event.NewPublisher(conn, log),
 			DeadLetters: deadletter.New(conn, "test"), Metrics: m, Log: log,
