@@ -46,7 +46,7 @@ func TestPromises(t *testing.T) {
 		t.Errorf("no progress for more than %v", most)
 	}
 	r.quiet()
-	if err := r.drained(2 * time.Minute); err != nil {
+	if err := r.drained(drainTime); err != nil {
 		t.Error(err)
 	}
 	r.conclude()

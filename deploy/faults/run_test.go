@@ -218,6 +218,10 @@ func (r *run) standstills() (stop func() (files, calls time.Duration)) {
 	}
 }
 
+// drainTime is how long a backlog may take after trouble of the broker: a new owner of
+// attributes can wait three minutes before it sends any.
+const drainTime = 5 * time.Minute
+
 // drained waits until no message waits any more, and every file is read. Then
 // it has each destination for segments work one more job: temporary files that
 // nobody needs are removed when the next job begins.

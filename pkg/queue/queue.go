@@ -8,7 +8,8 @@
 //   - Never more than [Config.Slots] are held: handed over and not yet
 //     confirmed, and no more of their bytes than a [Budget] allows that all
 //     consumers of a process share. The broker keeps the rest.
-//   - [Message.Ack] returns nil only when the broker has let the message go.
+//   - [Message.Ack] returns nil only when the broker has confirmed that the message is
+//     done, or no longer has it.
 //   - What is not acknowledged is handed over again by the next Run, of this
 //     process or another.
 //
@@ -28,11 +29,19 @@
 // for: the broker numbers its deliveries, and a session ends at the first gap,
 // before the message behind the gap is handed over.
 //
-// A replica of the stream removes acknowledged messages when it hears of the
-// ack, and until then a reset brings them back. A session does not take its own
+// A stream with replicas removes acknowledged messages a moment after their acks,
+// and until then a reset brings them back. A session does not take its own
 // for new. A new owner after one that has let go waits a second first, if there
 // is anything to reset; what comes back later than that was perhaps done, which
 // is true of all that is [Message.Inherited].
+//
+// A removal can take minutes: the leader of the stream proposes it, and where leaders
+// change or a server restarts some are never proposed. The broker looks for such messages
+// every two to two and a half minutes (nats-server 2.15). Until then a reset delivers them
+// again if an older one is not acknowledged, and an update that is done again after a
+// newer one undoes it. [Config.AwaitRemoval] is for work of which no other record says
+// that it was done. An owner whose own ack was heard, and whose answer was lost, takes
+// the ack floor's word for it.
 //
 // A message that kills its worker each time is found out by the deaths of
 // owners:
@@ -98,6 +107,12 @@ type Config struct {
 	// Quarantine is shared with all consumers of the process. Without one,
 	// messages that kill their worker are not looked for.
 	Quarantine *Quarantine
+	// AwaitRemoval, unless nil, has Run wait, before its first reset, until the broker
+	// has removed what earlier owners have acknowledged, for three minutes at most; before
+	// each later one Run removes what it has acknowledged itself. It is called with the
+	// reason when a wait begins, and what it returns when that is over. It is for messages
+	// of which nobody else remembers that they were done: see above.
+	AwaitRemoval func(reason error) (over func())
 	// Budget bounds the bytes of the messages held. It is shared with all consumers
 	// of the process. Without one only Slots bounds them.
 	Budget *Budget
@@ -125,6 +140,8 @@ type Consumer struct {
 	ready chan struct{} // a hint: a message waits, or a slot came free
 	loose chan struct{} // a hint: a finished message waits for its confirmation
 	room  chan struct{} // a hint: the budget has room again
+
+	removal removal
 
 	mu      sync.Mutex // guards the rest, and what Message says it guards
 	started bool
@@ -178,6 +195,8 @@ func New(conn *broker.Conn, cfg Config, log *slog.Logger) *Consumer {
 		loose: make(chan struct{}, 1),
 		room:  make(chan struct{}, 1),
 		known: make(map[uint64]*Message),
+
+		removal: removal{limit: removalTime, counts: removalCounts, look: firstLook},
 	}
 }
 

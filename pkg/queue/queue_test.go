@@ -87,10 +87,15 @@ func start(t *testing.T, c *broker.Conn, slots int) *worker {
 func startWith(t *testing.T, c *broker.Conn, cfg queue.Config) *worker {
 	t.Helper()
 	cfg.Kind, cfg.Destination = stdcmp.Or(cfg.Kind, kind), stdcmp.Or(cfg.Destination, destination)
+	return startConsumer(t, queue.New(c, cfg, discard()))
+}
+
+func startConsumer(t *testing.T, consumer *queue.Consumer) *worker {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	w := &worker{
 		t:        t,
-		consumer: queue.New(c, cfg, discard()),
+		consumer: consumer,
 		messages: make(chan *queue.Message, 1<<20),
 		ended:    make(chan struct{}),
 	}

@@ -8,9 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"attentive.internal/pkg/backoff"
 	"attentive.internal/pkg/broker"
-	"attentive.internal/pkg/contract"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -130,7 +128,7 @@ func unsubscribe(sub *nats.Subscription) error {
 }
 
 // open finds the stream, finds or creates the consumer, and resets it unless
-// nothing is ack pending.
+// nothing is ack pending. Before that it may wait: see settleDown.
 func (c *Consumer) open(ctx context.Context, s *session) error {
 	stream, err := c.conn.JS.Stream(ctx, broker.StreamOf(c.cfg.Kind))
 	if err != nil {
@@ -142,8 +140,7 @@ func (c *Consumer) open(ctx context.Context, s *session) error {
 	if err != nil {
 		return fmt.Errorf("consumer %q: %w", c.name(), err)
 	}
-	first := c.suspicion == nil // only sessions change it, one after the other
-	if first {
+	if c.suspicion == nil { // only sessions change it, one after the other
 		found, err := c.investigate(ctx, stream, info)
 		if err != nil {
 			return fmt.Errorf("find out what the owner before died of: %w", err)
@@ -154,8 +151,8 @@ func (c *Consumer) open(ctx context.Context, s *session) error {
 		return fmt.Errorf("consumer %q: %w", c.name(), err)
 	}
 	if info.NumAckPending > 0 {
-		if first && c.released() && stream.CachedInfo().Config.Replicas > 1 {
-			_ = backoff.Sleep(ctx, settleTime) // ended early: so does the request
+		if err := c.settleDown(ctx, stream); err != nil {
+			return err
 		}
 		reset, err := stream.ResetConsumer(ctx, c.name())
 		if err != nil {
@@ -175,6 +172,14 @@ func (c *Consumer) open(ctx context.Context, s *session) error {
 	s.pull = c.pull(s.inbox)
 	c.session = s
 	return nil
+}
+
+// begun reports whether anything was handed over. From then on c knows its own acks
+// and does not take what comes back for new.
+func (c *Consumer) begun() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.newest.sequence > 0
 }
 
 // released reports whether the owner before may have let go a moment ago, and
@@ -229,7 +234,7 @@ func (c *Consumer) wanted() jetstream.ConsumerConfig {
 		Durable:       c.name(),
 		AckPolicy:     jetstream.AckExplicitPolicy,
 		DeliverPolicy: jetstream.DeliverAllPolicy,
-		FilterSubject: contract.ConsumerFilter(c.cfg.Kind, c.cfg.Destination),
+		FilterSubject: c.filter(),
 		AckWait:       ackWait,
 		MaxDeliver:    -1,
 		MaxAckPending: c.slots(),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -23,7 +24,7 @@ const (
 )
 
 // tidy settles finished messages whose Ack has given up or is waiting in vain:
-// a redelivery is acknowledged, and what the stream no longer has is forgotten.
+// a redelivery is acknowledged, and what the broker takes for done is forgotten.
 func (c *Consumer) tidy(ctx context.Context, s *session) {
 	began := time.Now()
 	tick := time.NewTicker(tidyEvery)
@@ -44,8 +45,8 @@ func (c *Consumer) tidy(ctx context.Context, s *session) {
 				return nil
 			})
 		}
-		if time.Since(began) > tidyGrace {
-			for _, m := range missing {
+		if time.Since(began) > tidyGrace && len(missing) > 0 {
+			for _, m := range c.unacknowledged(ctx, s, missing) {
 				c.verify(ctx, s, m)
 			}
 		}
@@ -70,6 +71,26 @@ func (c *Consumer) finished() (unconfirmed, missing []*Message) {
 	return unconfirmed, missing
 }
 
+// unacknowledged settles those of list that the consumer takes for acknowledged, and
+// returns the others. They can still be stored, and are not delivered again: their acks
+// were heard, the answers lost, and so were the removals.
+func (c *Consumer) unacknowledged(ctx context.Context, s *session, list []*Message) []*Message {
+	consumer, err := s.stream.Consumer(ctx, c.name())
+	if err != nil {
+		return list
+	}
+	floor := consumer.CachedInfo().AckFloor.Stream
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.DeleteFunc(list, func(m *Message) bool {
+		done := m.Sequence <= floor && m.reply == ""
+		if done {
+			c.forgo(s, m)
+		}
+		return done
+	})
+}
+
 // verify settles m when the stream no longer has it: its ack was heard and the
 // answer lost, or it was purged. A message that is there is delivered again.
 func (c *Consumer) verify(ctx context.Context, s *session, m *Message) {
@@ -78,8 +99,16 @@ func (c *Consumer) verify(ctx context.Context, s *session, m *Message) {
 	defer c.mu.Unlock()
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound), err == nil && !raw.Time.Equal(m.Stored):
-		c.settle(m)
+		c.forgo(s, m)
 	case err == nil && m.reply == "" && time.Since(s.delivered) > stuck:
 		s.fail(fmt.Errorf("sequence %d is stored and was not delivered again", m.Sequence))
 	}
+}
+
+// forgo settles m, for whose delivery s need not wait; the lock is held.
+func (c *Consumer) forgo(s *session, m *Message) {
+	if m.state != settled && m.reply == "" {
+		s.missing--
+	}
+	c.settle(m)
 }

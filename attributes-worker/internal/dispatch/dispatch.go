@@ -177,10 +177,14 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 // consume hands over the messages of the queue until ctx ends, or one comes that
 // cannot be read yet.
 func (d *Dispatcher) consume(ctx context.Context, slots int, handle func(context.Context, *queue.Message)) error {
-	consumer := queue.New(d.Conn, queue.Config{
+	cfg := queue.Config{
 		Kind: d.Kind, Destination: d.Destination.ID, Slots: slots, Tenure: d.Tenure,
 		Quarantine: d.Quarantine, Budget: d.Budget,
-	}, d.Log)
+	}
+	if d.Kind == contract.Attributes { // of consents the ledger knows
+		cfg.AwaitRemoval = d.awaitRemoval
+	}
+	consumer := queue.New(d.Conn, cfg, d.Log)
 	stopped := false
 	return consumer.Run(ctx, func(ctx context.Context, m *queue.Message) {
 		if !stopped && contract.Newer(m.Header) {
@@ -192,6 +196,11 @@ func (d *Dispatcher) consume(ctx context.Context, slots int, handle func(context
 		}
 		handle(ctx, m)
 	})
+}
+
+// awaitRemoval tells that the queue waits for the broker, until over is called.
+func (d *Dispatcher) awaitRemoval(reason error) (over func()) {
+	return d.holds.begin(fault.Of(fault.Blockedf(fault.ScopeDestination, fault.BrokerUnavailable, "%w", reason)))
 }
 
 // newer tells that the queue waits for another worker.
