@@ -33,22 +33,37 @@ const (
 
 // Updates publishes n updates of a few people, for the i-th destination.
 func (l *Load) Updates(ctx context.Context, i, n int) error {
-	l.mu.Lock()
-	if l.people == nil {
-		l.people = make(map[int][]*Person)
-	}
-	if l.people[i] == nil {
-		l.people[i] = newPeople(areaCalled, i, livePeople)
-	}
-	people := l.people[i]
-	l.mu.Unlock()
-	random := l.random()
+	people, random := l.called(i), l.random()
 	for range n {
 		if err := l.set(ctx, l.cfg.Attributes[i], people[random.IntN(len(people))], random); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// UpdateEach publishes an update of each of these people.
+func (l *Load) UpdateEach(ctx context.Context, i int) error {
+	random := l.random()
+	for _, p := range l.called(i) {
+		if err := l.set(ctx, l.cfg.Attributes[i], p, random); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// called returns the people of Updates.
+func (l *Load) called(i int) []*Person {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.people == nil {
+		l.people = make(map[int][]*Person)
+	}
+	if l.people[i] == nil {
+		l.people[i] = newPeople(areaCalled, i, livePeople)
+	}
+	return l.people[i]
 }
 
 // Subscribes publishes n subscribes of people who never did, for the i-th
