@@ -291,13 +291,14 @@ func arrivesLate(r *run) (err error) {
 	// Once the first file is whole, what follows is: close it, look at it, open
 	// the second. It goes on when the answer to its last bytes is there, so that
 	// there is time to set the trap.
-	if err := r.uploaded(job, 1, 100*len("+12120000000,segC0G0\n")); err != nil {
+	err = r.undisturbed(known, func() error { return r.uploaded(job, 100*len("+12120000000,segC0G0\n")) })
+	if err != nil {
 		return err
 	}
 	arrived, thaw := way.FreezeFrom(2)
 	thaw = sync.OnceValue(thaw)
 	undo = append(undo, thaw)
-	err = until(ctx, patience, func(context.Context) error {
+	err = r.undisturbed(known, func() error {
 		select {
 		case <-arrived:
 			return nil
@@ -305,9 +306,6 @@ func arrivesLate(r *run) (err error) {
 			return errors.New("the second file is not opened")
 		}
 	})
-	if len(r.tenures()) > known {
-		return errDisturbed
-	}
 	if err != nil {
 		return err
 	}
@@ -328,24 +326,38 @@ func arrivesLate(r *run) (err error) {
 	if _, _, err := r.owner(known); err != nil {
 		return err
 	}
-	return errors.Join(r.uploaded(job, 2, 100_000), thaw(), r.empty(patience))
+	err = until(ctx, patience, func(context.Context) error { return r.uploaded(job, 100_000) })
+	return errors.Join(err, thaw(), r.empty(patience))
 }
 
-// uploaded waits until so many bytes of a job's n-th file have arrived.
-func (r *run) uploaded(job load.Job, n, bytes int) error {
-	return until(r.t.Context(), patience, func(context.Context) error {
-		entries, err := os.ReadDir(r.Uploads(0))
-		if err != nil {
-			return err
+// undisturbed tries until it succeeds, or until the owner has changed of itself.
+func (r *run) undisturbed(known int, try func() error) error {
+	err := until(r.t.Context(), patience, func(context.Context) error {
+		if len(r.tenures()) > known {
+			return nil
 		}
-		for _, entry := range entries {
-			if !strings.HasPrefix(entry.Name(), ".") || !strings.HasSuffix(entry.Name(), fmt.Sprintf("%s.%d", job.ID, n)) {
-				continue
-			}
-			if info, err := os.Stat(filepath.Join(r.Uploads(0), entry.Name())); err == nil && info.Size() >= int64(bytes) {
-				return nil
-			}
-		}
-		return fmt.Errorf("file %d of job %s has not arrived", n, job.ID)
+		return try()
 	})
+	if len(r.tenures()) > known {
+		return errDisturbed
+	}
+	return err
+}
+
+// uploaded fails unless so many bytes of one of a job's files have arrived. What a
+// temporary name says of the file is which one it is of its owner's, not of the job.
+func (r *run) uploaded(job load.Job, bytes int) error {
+	entries, err := os.ReadDir(r.Uploads(0))
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if !strings.HasPrefix(entry.Name(), ".") || !strings.Contains(entry.Name(), job.ID) {
+			continue
+		}
+		if info, err := os.Stat(filepath.Join(r.Uploads(0), entry.Name())); err == nil && info.Size() >= int64(bytes) {
+			return nil
+		}
+	}
+	return fmt.Errorf("no file of job %s has arrived with %d bytes", job.ID, bytes)
 }
