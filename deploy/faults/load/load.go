@@ -167,7 +167,8 @@ func Waiting(ctx context.Context, conn *broker.Conn) (map[Queue]int, error) {
 }
 
 // First returns the sequence of the oldest message that waits in a queue, which is
-// the first that its next owner begins; zero when none does.
+// the first that its next owner begins; zero when none does. What is acknowledged does
+// not wait, although replicas can keep it for minutes.
 func First(ctx context.Context, conn *broker.Conn, q Queue) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
@@ -179,7 +180,15 @@ func First(ctx context.Context, conn *broker.Conn, q Queue) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	m, err := stream.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(contract.ConsumerFilter(q.Kind, q.Destination)))
+	floor := uint64(0)
+	consumer, err := stream.Consumer(ctx, broker.ConsumerName(q.Kind, q.Destination))
+	switch {
+	case err == nil:
+		floor = consumer.CachedInfo().AckFloor.Stream
+	case !errors.Is(err, jetstream.ErrConsumerNotFound):
+		return 0, err
+	}
+	m, err := stream.GetMsg(ctx, floor+1, jetstream.WithGetMsgSubject(contract.ConsumerFilter(q.Kind, q.Destination)))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return 0, nil
 	}
