@@ -53,11 +53,11 @@ func (o *Owner) survey(now time.Duration) (f fleet, ok bool) {
 		age, lease := now-s.since, max(s.replica.Lease, o.cfg.Lease)
 		end, died := ranOut[s.replica.ID]
 		switch {
-		case key == o.replicaKey():
+		case key == o.key:
 		case age >= max(deadLeases*lease, deadLeast):
 			f.dead[key] = s.revision
 			continue
-		case age >= lease, died && end >= s.since, key[:strings.LastIndexByte(key, '.')+1] != o.programPrefix():
+		case age >= lease, died && end >= s.since, key[:strings.LastIndexByte(key, '.')+1] != o.cfg.programPrefix():
 			continue
 		}
 		m := &member{announcement: s.replica}

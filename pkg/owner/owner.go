@@ -152,6 +152,7 @@ type Owner struct {
 	log       *slog.Logger
 	clock     clock
 	view      *view
+	key       string                    // of our own announcement
 	announced atomic.Pointer[announced] // nil until the first one
 }
 
@@ -160,7 +161,7 @@ func New(kv bucket, cfg Config, log *slog.Logger) *Owner {
 	cfg.ID = cmp.Or(cfg.ID, rand.Text())
 	cfg.Program = cmp.Or(cfg.Program, "worker")
 	cfg.Lease = cmp.Or(max(cfg.Lease, 0), DefaultLease)
-	return &Owner{kv: kv, cfg: cfg, log: log, clock: newClock(), view: newView()}
+	return &Owner{kv: kv, cfg: cfg, log: log, clock: newClock(), view: newView(), key: replicaKey(cfg)}
 }
 
 // checkKey refuses what the bucket does not take as a key.
@@ -181,7 +182,7 @@ func checkKey(key string) error {
 // claimed again after a pause.
 func (o *Owner) Run(ctx context.Context, plan Plan, work func(ctx context.Context, account string, t *Tenure) error) error {
 	plan.Accounts, plan.Destinations = distinct(plan.Accounts), distinct(plan.Destinations)
-	keys := []string{o.replicaKey()}
+	keys := []string{o.key}
 	for _, a := range plan.Accounts {
 		keys = append(keys, accountPrefix+a)
 	}

@@ -40,13 +40,13 @@ type announcement struct {
 }
 
 // programPrefix is what the keys of a program's replicas begin with.
-func (o *Owner) programPrefix() string { return replicaPrefix + o.cfg.Program + "." }
+func (c Config) programPrefix() string { return replicaPrefix + c.Program + "." }
 
-// replicaKey is the key of our own announcement. It follows from the ID, so
+// replicaKey is the key of a replica's announcement. It follows from the ID, so
 // that Run called again is the same replica.
-func (o *Owner) replicaKey() string {
-	sum := sha256.Sum256([]byte(o.cfg.ID))
-	return o.programPrefix() + hex.EncodeToString(sum[:12])
+func replicaKey(c Config) string {
+	sum := sha256.Sum256([]byte(c.ID))
+	return c.programPrefix() + hex.EncodeToString(sum[:12])
 }
 
 // announce keeps this replica announced until ctx ends.
@@ -79,11 +79,11 @@ func (o *Owner) announceOnce(ctx context.Context, plan Plan) error {
 	}
 	value, err := json.Marshal(says)
 	if err != nil {
-		return fmt.Errorf("announce replica %q: %w", o.replicaKey(), err)
+		return fmt.Errorf("announce replica %q: %w", o.key, err)
 	}
-	revision, err := o.kv.Put(ctx, o.replicaKey(), value)
+	revision, err := o.kv.Put(ctx, o.key, value)
 	if err != nil {
-		return fmt.Errorf("announce replica %q: %w", o.replicaKey(), err)
+		return fmt.Errorf("announce replica %q: %w", o.key, err)
 	}
 	first := revision
 	if told := o.announced.Load(); told != nil {
@@ -118,7 +118,7 @@ type announced struct {
 // visible reports whether the others see us, and we what we have written.
 func (o *Owner) visible(now time.Duration) bool {
 	told := o.announced.Load()
-	s, _ := o.view.of(o.replicaKey())
+	s, _ := o.view.of(o.key)
 	return told != nil && s.revision >= told.first && now-told.at < o.cfg.Lease && !o.hidden(now)
 }
 
@@ -131,7 +131,7 @@ func (o *Owner) hidden(now time.Duration) bool {
 	if told == nil || now-told.at < o.cfg.Lease/6 {
 		return false
 	}
-	s, _ := o.view.of(o.replicaKey())
+	s, _ := o.view.of(o.key)
 	return s.revision < told.last || s.revision > told.last && s.since < told.at
 }
 
@@ -143,7 +143,7 @@ func (o *Owner) withdraw(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.farewell()/2)
 	defer cancel()
-	if err := o.kv.Purge(ctx, o.replicaKey(), jetstream.PurgeTTL(markTTL)); err != nil {
+	if err := o.kv.Purge(ctx, o.key, jetstream.PurgeTTL(markTTL)); err != nil {
 		o.log.Warn("replica stays announced for a lease", "err", err)
 	}
 }

@@ -190,7 +190,7 @@ func TestStoppedReplicaIsReplacedAtOnce(t *testing.T) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		for key, e := range m.entries {
-			if strings.HasPrefix(key, replicaPrefix) && !e.removed && key != b.owner.replicaKey() {
+			if strings.HasPrefix(key, replicaPrefix) && !e.removed && key != b.owner.key {
 				t.Errorf("%s is still announced", key)
 			}
 		}
