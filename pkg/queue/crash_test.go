@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/nats-io/nats.go"
+
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
 	"attentive.internal/pkg/deadletter"
@@ -41,11 +43,11 @@ func killers(t *testing.T, c *broker.Conn, want int) {
 
 func send(t *testing.T, c *broker.Conn, k contract.Kind, payloads ...string) {
 	t.Helper()
+	list := make([]*nats.Msg, 0, len(payloads))
 	for _, data := range payloads {
-		if _, err := c.JS.Publish(t.Context(), contract.ProfileSubject(destination, k, contract.LiveJob), []byte(data)); err != nil {
-			t.Fatal(err)
-		}
+		list = append(list, &nats.Msg{Subject: contract.ProfileSubject(destination, k, contract.LiveJob), Data: []byte(data)})
 	}
+	put(t, c, list...)
 }
 
 // numbers returns the numbers from 1 to n, with "kill" in some places.

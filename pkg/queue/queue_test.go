@@ -37,11 +37,21 @@ func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // publish stores messages whose payloads are the numbers from first to last.
 func publish(t testing.TB, c *broker.Conn, first, last int) {
 	t.Helper()
-	futures := make([]jetstream.PubAckFuture, 0, last-first+1)
+	list := make([]*nats.Msg, 0, last-first+1)
 	for i := first; i <= last; i++ {
-		f, err := c.JS.PublishMsgAsync(&nats.Msg{Subject: subject, Data: []byte(strconv.Itoa(i))}, jetstream.WithStallWait(patience))
+		list = append(list, &nats.Msg{Subject: subject, Data: []byte(strconv.Itoa(i))})
+	}
+	put(t, c, list...)
+}
+
+// put stores messages in order. It does not wait for one before it sends the next.
+func put(t testing.TB, c *broker.Conn, list ...*nats.Msg) {
+	t.Helper()
+	futures := make([]jetstream.PubAckFuture, 0, len(list))
+	for _, m := range list {
+		f, err := c.JS.PublishMsgAsync(m, jetstream.WithStallWait(patience))
 		if err != nil {
-			t.Fatalf("publish %d: %v", i, err)
+			t.Fatalf("publish %s: %v", m.Data, err)
 		}
 		futures = append(futures, f)
 	}
@@ -49,9 +59,9 @@ func publish(t testing.TB, c *broker.Conn, first, last int) {
 		select {
 		case <-f.Ok():
 		case err := <-f.Err():
-			t.Fatalf("publish %d: %v", first+i, err)
+			t.Fatalf("publish %s: %v", list[i].Data, err)
 		case <-time.After(patience):
-			t.Fatalf("publish %d: no answer", first+i)
+			t.Fatalf("publish %s: no answer", list[i].Data)
 		}
 	}
 }
@@ -96,7 +106,7 @@ func startConsumer(t *testing.T, consumer *queue.Consumer) *worker {
 	w := &worker{
 		t:        t,
 		consumer: consumer,
-		messages: make(chan *queue.Message, 1<<20),
+		messages: make(chan *queue.Message, 1<<14),
 		ended:    make(chan struct{}),
 	}
 	go func() {
