@@ -19,7 +19,7 @@ const idleConnection = 20 * time.Second
 // newTransport speaks HTTP/1.1 only: a connection carries one request at a time,
 // so a dead or closed one concerns one call, and what was written is known.
 func newTransport(cfg Config) *http.Transport {
-	dialer := &net.Dialer{Timeout: cfg.Timeout}
+	dialer := &net.Dialer{Timeout: cfg.Timeout, Control: unacknowledged(cfg.Timeout)}
 	protocols := &http.Protocols{}
 	protocols.SetHTTP1(true)
 	return &http.Transport{
