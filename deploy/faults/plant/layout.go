@@ -102,7 +102,7 @@ func (p *Plant) yaml(l Layout, r *Replica) string {
 			fmt.Fprintf(&b, `- id: %s
   plugin: attentive-api
   credential: %sapi-%d
-  settings: {identifier: phone, sign_up_unit: %q, single_opt_in: true, unknown_settle: 1s, api_mode: %s}
+  settings: {identifier: phone, sign_up_unit: %q, single_opt_in: true, unknown_settle: 3s, api_mode: %s}
   templates:
   - id: %s
     columns: {phone: %s, email: %s, client_user_id: %s, opt_in: %s}

@@ -20,8 +20,10 @@ import (
 	"time"
 
 	"attentive.internal/deploy/faults/wire"
+	"attentive.internal/pkg/config"
 	"attentive.internal/pkg/loopback"
 	"attentive.internal/pkg/sandbox"
+	"attentive.internal/pkg/worker"
 )
 
 // nodes of the broker.
@@ -182,6 +184,7 @@ func (p *Plant) lay(ctx context.Context, r *Replica) error {
 		cfg := wire.Config{Name: fmt.Sprintf("%s/attentive-%d", r.Name, i), Upstream: server}
 		if r.Worker == Attributes {
 			cfg.Sent = func(at time.Time, piece []byte) { p.sent(r, at, piece) }
+			cfg.Unacknowledged = worker.Parts{Config: &config.Config{Lease: p.cfg.Layout.Lease}}.CallTimeout()
 		}
 		w, err := p.network.Wire(cfg)
 		if err != nil {

@@ -98,11 +98,18 @@ func (l *link) write(to *net.TCPConn, f *flow) {
 		if !ok {
 			return
 		}
+		var unacknowledged <-chan time.Time
 		if f.up {
 			l.wire.pass()
+			if d := l.wire.cfg.Unacknowledged; d > 0 {
+				unacknowledged = time.After(d)
+			}
 		}
 		select {
 		case <-l.wire.gate():
+		case <-unacknowledged:
+			l.reset()
+			return
 		case <-l.over:
 			return
 		}

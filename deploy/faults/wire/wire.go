@@ -10,7 +10,8 @@
 // has accepted are delivered whatever becomes of their sender, or are lost though
 // the connection lives on. Here what was sent into a freeze arrives when it is
 // over, unless the sender has reset the connection meanwhile, which is what TCP
-// does, and what a sender counts on that must not act late.
+// does, and what a sender counts on that must not act late; or its kernel has, because
+// nothing was acknowledged for as long as the sender has set (TCP_USER_TIMEOUT).
 package wire
 
 import (
@@ -43,6 +44,10 @@ type Config struct {
 	// was read from the process and before anything else becomes of it. It is
 	// called concurrently and must not keep the bytes.
 	Sent func(at time.Time, piece []byte)
+	// Unacknowledged is the TCP_USER_TIMEOUT that processes set: for how long a
+	// freeze holds what they have sent before their connection is reset. Zero is for
+	// ever. The wire itself acknowledges at once, so their kernel does not do it.
+	Unacknowledged time.Duration
 }
 
 // Wire leads from one process to one server. Its methods may be called

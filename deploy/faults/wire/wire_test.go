@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -93,10 +94,11 @@ func (s *server) silent(t *testing.T) {
 }
 
 // path is a door with one wire to a server.
-func path(t *testing.T, sent func(time.Time, []byte)) (*server, *wire.Wire, *wire.Door) {
+func path(t *testing.T, cfg wire.Config) (*server, *wire.Wire, *wire.Door) {
 	t.Helper()
 	s := serve(t)
-	w, err := wire.NewNetwork().Wire(wire.Config{Name: t.Name(), Upstream: s.address, Sent: sent})
+	cfg.Name, cfg.Upstream = t.Name(), s.address
+	w, err := wire.NewNetwork().Wire(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,11 +164,11 @@ func TestPassesBothWaysAndTellsWhatWasSent(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
 	told := ""
-	s, _, d := path(t, func(_ time.Time, piece []byte) {
+	s, _, d := path(t, wire.Config{Sent: func(_ time.Time, piece []byte) {
 		mu.Lock()
 		defer mu.Unlock()
 		told += string(piece)
-	})
+	}})
 	c := dial(t, d)
 	say(t, c, "hello")
 	if got := s.arrives(t); got != "hello\n" {
@@ -190,7 +192,7 @@ func TestFreeze(t *testing.T) {
 	t.Parallel()
 	t.Run("what was sent arrives when it is over", func(t *testing.T) {
 		t.Parallel()
-		s, w, d := path(t, nil)
+		s, w, d := path(t, wire.Config{})
 		c := dial(t, d)
 		say(t, c, "before")
 		s.arrives(t)
@@ -206,7 +208,7 @@ func TestFreeze(t *testing.T) {
 	})
 	t.Run("also when its sender has closed the connection", func(t *testing.T) {
 		t.Parallel()
-		s, w, d := path(t, nil)
+		s, w, d := path(t, wire.Config{})
 		c := dial(t, d)
 		say(t, c, "before")
 		hear(t, c)
@@ -224,7 +226,7 @@ func TestFreeze(t *testing.T) {
 	})
 	t.Run("not when its sender has reset the connection", func(t *testing.T) {
 		t.Parallel()
-		s, w, d := path(t, nil)
+		s, w, d := path(t, wire.Config{})
 		c := dial(t, d)
 		say(t, c, "before")
 		hear(t, c)
@@ -241,9 +243,27 @@ func TestFreeze(t *testing.T) {
 		}
 		s.silent(t)
 	})
+	t.Run("not when its sender's kernel has given it up", func(t *testing.T) {
+		t.Parallel()
+		s, w, d := path(t, wire.Config{Unacknowledged: 100 * time.Millisecond})
+		c := dial(t, d)
+		say(t, c, "before")
+		hear(t, c)
+		s.arrives(t)
+		thaw := w.Freeze()
+		say(t, c, "during")
+		s.ended()
+		if err := thaw(); err != nil {
+			t.Fatal(err)
+		}
+		s.silent(t)
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the sender sees %v, want a reset", err)
+		}
+	})
 	t.Run("two at once end with the second", func(t *testing.T) {
 		t.Parallel()
-		s, w, d := path(t, nil)
+		s, w, d := path(t, wire.Config{})
 		first, second := w.Freeze(), w.Freeze()
 		c := dial(t, d)
 		say(t, c, "during")
@@ -261,7 +281,7 @@ func TestFreeze(t *testing.T) {
 	})
 	t.Run("from a certain piece on", func(t *testing.T) {
 		t.Parallel()
-		s, w, d := path(t, nil)
+		s, w, d := path(t, wire.Config{})
 		arrived, thaw := w.FreezeFrom(1)
 		c := dial(t, d)
 		say(t, c, "first")
@@ -284,7 +304,7 @@ func TestFreeze(t *testing.T) {
 
 func TestCut(t *testing.T) {
 	t.Parallel()
-	s, w, d := path(t, nil)
+	s, w, d := path(t, wire.Config{})
 	c := dial(t, d)
 	say(t, c, "before")
 	s.arrives(t)
@@ -314,7 +334,7 @@ func TestCut(t *testing.T) {
 // the connection.
 func TestCloseWhileAConnectionIsRouted(t *testing.T) {
 	t.Parallel()
-	_, w, _ := path(t, nil)
+	_, w, _ := path(t, wire.Config{})
 	routing, goOn := make(chan struct{}), make(chan struct{})
 	d, err := wire.Open(t.Context(), "127.0.0.1:0", func(net.Conn) *wire.Wire {
 		close(routing)
@@ -344,7 +364,7 @@ func TestCloseWhileAConnectionIsRouted(t *testing.T) {
 
 func TestDropLosesWhatIsHeld(t *testing.T) {
 	t.Parallel()
-	s, w, d := path(t, nil)
+	s, w, d := path(t, wire.Config{})
 	c := dial(t, d)
 	say(t, c, "before")
 	s.arrives(t)
@@ -363,7 +383,7 @@ func TestToxics(t *testing.T) {
 	t.Parallel()
 	t.Run("delay", func(t *testing.T) {
 		t.Parallel()
-		s, w, d := path(t, nil)
+		s, w, d := path(t, wire.Config{})
 		undo, err := w.Delay(200*time.Millisecond, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -382,7 +402,7 @@ func TestToxics(t *testing.T) {
 	})
 	t.Run("reset", func(t *testing.T) {
 		t.Parallel()
-		_, w, d := path(t, nil)
+		_, w, d := path(t, wire.Config{})
 		undo, err := w.Reset(0)
 		if err != nil {
 			t.Fatal(err)
@@ -401,7 +421,7 @@ func TestToxics(t *testing.T) {
 	})
 	t.Run("swallow", func(t *testing.T) {
 		t.Parallel()
-		s, w, d := path(t, nil)
+		s, w, d := path(t, wire.Config{})
 		undo, err := w.Swallow()
 		if err != nil {
 			t.Fatal(err)
@@ -421,7 +441,7 @@ func TestToxics(t *testing.T) {
 	})
 	t.Run("narrow", func(t *testing.T) {
 		t.Parallel()
-		s, w, d := path(t, nil)
+		s, w, d := path(t, wire.Config{})
 		undo, err := w.Narrow(100_000)
 		if err != nil {
 			t.Fatal(err)
