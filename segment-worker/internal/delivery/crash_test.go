@@ -191,7 +191,8 @@ func (s *story) tell(misfortunes []misfortune) {
 	id, end := s.begin()
 	if deadly {
 		// A worker that dies after its last step has done all.
-		s.eventually("death", func() bool { return s.isDead(misfortunes) || s.entry(id).State == ledger.Succeeded })
+		succeeded := sparingly(func() bool { return s.entry(id).State == ledger.Succeeded })
+		s.eventually("death", func() bool { return s.isDead(misfortunes) || succeeded() })
 		s.die()
 		s.successor()
 	}

@@ -301,6 +301,22 @@ func (p *place) send(j *attentivev1.SegmentJob) string {
 	return j.GetId()
 }
 
+// sparingly returns a condition to wait for that asks the broker, which the worker
+// needs as well: the longer it takes, the less often it is asked for. It is seen a
+// twentieth late at most.
+func sparingly(condition func() bool) func() bool {
+	var next time.Time
+	began := time.Now()
+	return func() bool {
+		if time.Now().Before(next) {
+			return false
+		}
+		met := condition()
+		next = time.Now().Add(min(time.Since(began)/20, 100*time.Millisecond))
+		return met
+	}
+}
+
 func (p *place) eventually(what string, condition func() bool) {
 	p.t.Helper()
 	for deadline := time.Now().Add(patience); !condition(); time.Sleep(5 * time.Millisecond) {
@@ -328,13 +344,13 @@ func (p *place) entry(id string) ledger.Entry {
 // reaches waits until a job is in a state.
 func (p *place) reaches(id string, want ledger.State) ledger.Entry {
 	p.t.Helper()
-	p.eventually("job in state "+string(want), func() bool {
+	p.eventually("job in state "+string(want), sparingly(func() bool {
 		e := p.entry(id)
 		if e.State.Terminal() && e.State != want {
 			p.t.Fatalf("job is %s (%s: %s), want %s; log:\n%s", e.State, e.Reason, e.Detail, want, p.log)
 		}
 		return e.State == want
-	})
+	}))
 	return p.entry(id)
 }
 
@@ -371,7 +387,7 @@ func (p *place) replays(id string, mode deadletter.Mode) {
 		if got, err := p.dead.Replay(p.t.Context(), l.ID, mode); err != nil || got != deadletter.Replayed {
 			p.t.Fatalf("replay = %v, %v", got, err)
 		}
-		p.eventually("begin of the replay", func() bool { return !p.entry(id).Updated.Equal(before) })
+		p.eventually("begin of the replay", sparingly(func() bool { return !p.entry(id).Updated.Equal(before) }))
 		return
 	}
 	p.t.Fatalf("job %s has no dead letter", id)
@@ -380,11 +396,11 @@ func (p *place) replays(id string, mode deadletter.Mode) {
 // blocked waits until upstream was told that a job waits for a reason.
 func (p *place) blocked(id, reason, text string) {
 	p.t.Helper()
-	p.eventually("block "+reason, func() bool {
+	p.eventually("block "+reason, sparingly(func() bool {
 		return slices.ContainsFunc(p.events(id), func(e *attentivev1.JobEvent) bool {
 			return e.GetState() == attentivev1.JobState_JOB_STATE_BLOCKED && e.GetReason() == reason && strings.Contains(e.GetText(), text)
 		})
-	})
+	}))
 }
 
 // events returns what upstream was told of a job.
@@ -473,9 +489,9 @@ func (p *place) idle() {
 	}
 	for _, d := range p.destinations {
 		subject := contract.JobSubject(contract.Segment, d)
-		p.eventually("empty queue", func() bool {
+		p.eventually("empty queue", sparingly(func() bool {
 			info, err := s.Info(p.t.Context(), jetstream.WithSubjectFilter(subject))
 			return err == nil && info.State.Subjects[subject] == 0
-		})
+		}))
 	}
 }
