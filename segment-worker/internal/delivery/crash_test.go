@@ -182,7 +182,7 @@ func (s *story) tell(misfortunes []misfortune) {
 	}
 	deadly := slices.ContainsFunc(misfortunes, misfortune.kills)
 	if deadly {
-		s.lease = impatient
+		s.lease = mortal
 	}
 	s.settings += ", success_file: true"
 	s.expose(trip)
@@ -265,7 +265,7 @@ func (s *story) die() {
 func (s *story) successor() {
 	s.t.Helper()
 	s.host.Up()
-	s.url, s.config, s.lease = s.direct, "second.yaml", patient
+	s.url, s.config = s.direct, "second.yaml"
 	s.configure()
 	s.start()
 }

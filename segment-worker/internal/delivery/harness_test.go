@@ -35,10 +35,12 @@ import (
 // patience is how long a test waits for what must come.
 const patience = 90 * time.Second
 
-// Leases: a short one where somebody waits for its end, a long one where a slow
-// machine is not to lose it.
+// Leases: a short one where its owner is to lose it, a long one where a slow machine
+// is not to, and one between for two owners of which the first dies: the second waits
+// for the longer of both leases, and is not to lose its own.
 const (
 	impatient = "3s"
+	mortal    = "5s"
 	patient   = "10s"
 )
 

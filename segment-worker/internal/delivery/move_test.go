@@ -175,7 +175,7 @@ func (m *move) run() {
 	m.configureAt(m.old)
 	m.begin()
 
-	m.url, m.config, m.lease = m.direct, "moved.yaml", patient
+	m.url, m.config = m.direct, "moved.yaml"
 	m.configureAt(m.old, moved)
 	if m.removed {
 		m.configureAt(moved)
@@ -197,7 +197,7 @@ func (m *move) run() {
 func (m *move) mortal() {
 	m.t.Helper()
 	m.wire = queuetest.StartTripwire(m.t, m.direct, queuetest.Trip{Counts: func(string) bool { return false }})
-	m.url, m.lease = m.wire.URL, impatient
+	m.url, m.lease = m.wire.URL, mortal
 }
 
 // dies waits until a worker has died.
@@ -385,7 +385,7 @@ func TestDeathAfterTheMove(t *testing.T) {
 	m.configureAt(moved)
 	m.start()
 	m.dies()
-	m.url, m.config, m.lease = m.direct, "second.yaml", patient
+	m.url, m.config = m.direct, "second.yaml"
 	m.configureAt(moved)
 	m.start()
 	m.once()

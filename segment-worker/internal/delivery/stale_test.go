@@ -48,7 +48,7 @@ func TestLateOpenOfAnOldOwner(t *testing.T) {
 	t.Parallel()
 	server := queuetest.Start(t)
 	s := newStory(t, server, newReceiver(t), "acme")
-	s.lease = impatient
+	s.lease = mortal
 	opened := make(chan struct{}) // late
 	late := make(chan struct{})
 	openLate := sync.OnceFunc(func() { close(late) })
