@@ -87,7 +87,7 @@ func newPlace(t *testing.T) *place {
 // each other.
 func sideBySide(t *testing.T, n int, run func(server *queuetest.Server, i int)) {
 	t.Helper()
-	const brokers, each = 10, 2
+	const brokers, each = 6, 2
 	next := make(chan int)
 	var running sync.WaitGroup
 	defer running.Wait()
