@@ -200,12 +200,18 @@ func (c *Conn) first(ctx context.Context, opt Options) error {
 	return nil
 }
 
+// askedAgain is when a question to JetStream that has no answer is asked again: a
+// server that is just starting drops it.
+const askedAgain = 10 * time.Second
+
 // awaitJetStream returns once JetStream has answered. A cluster without a leader
 // does not, and may be so for as long as an election takes.
 func (c *Conn) awaitJetStream(ctx context.Context, js jetstream.JetStream) error {
 	var said error
 	for {
-		_, err := js.AccountInfo(ctx)
+		once, done := context.WithTimeout(ctx, askedAgain)
+		_, err := js.AccountInfo(once)
+		done()
 		switch {
 		case err == nil:
 			return nil

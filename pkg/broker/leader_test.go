@@ -21,7 +21,8 @@ func (l told) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// A cluster that has lost most of its members answers pings and nothing else.
+// A cluster that has lost most of its members answers pings and nothing else. It is
+// asked again, however long the caller would wait for one answer.
 func TestConnectWaitsForALeader(t *testing.T) {
 	t.Parallel()
 	c := queuetest.StartCluster(t)
@@ -45,8 +46,10 @@ func TestConnectWaitsForALeader(t *testing.T) {
 	said := make(told, 1)
 	opt := broker.Options{URL: c.Members[0].URL}
 	connected := make(chan error, 1)
+	patient, done := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer done()
 	go func() {
-		conn, err := broker.Connect(t.Context(), opt, slog.New(slog.NewTextHandler(said, nil)))
+		conn, err := broker.Connect(patient, opt, slog.New(slog.NewTextHandler(said, nil)))
 		if err == nil {
 			err = conn.Close(t.Context())
 		}
