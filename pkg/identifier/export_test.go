@@ -19,3 +19,9 @@ func (p *Phones) PlanPrefixes() []string {
 	}
 	return list
 }
+
+// NewPlan compiles the plan of North America once more.
+func NewPlan() error {
+	_, err := newPlan()
+	return err
+}

@@ -27,7 +27,7 @@ func NewPhones(region string) (*Phones, error) {
 	} else if !phonenumbers.GetSupportedRegions()[region] {
 		return nil, fmt.Errorf("phone region %q: unknown; use a two-letter code in upper case such as US", region)
 	}
-	plan, err := newPlan()
+	plan, err := northAmerica()
 	if err != nil {
 		return nil, err
 	}

@@ -261,9 +261,11 @@ func BenchmarkPhone(b *testing.B) {
 	}
 }
 
-func BenchmarkNewPhones(b *testing.B) {
+func BenchmarkPlan(b *testing.B) {
 	for b.Loop() {
-		newPhones(b, "US")
+		if err := identifier.NewPlan(); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp/syntax"
 	"slices"
+	"sync"
 
 	"github.com/nyaruka/phonenumbers"
 )
@@ -50,7 +51,11 @@ func (p *plan) verdict(digits []byte) uint16 {
 	return state
 }
 
-// newPlan compiles the library's metadata; it takes a few milliseconds.
+// northAmerica is the one plan. It is read only, so any number of goroutines may use
+// it; it is made at the first use.
+var northAmerica = sync.OnceValues(newPlan) //nolint:gochecknoglobals // never changes: made once of the library's metadata
+
+// newPlan compiles the library's metadata, which takes twenty milliseconds.
 func newPlan() (*plan, error) {
 	b := &planBuilder{patterns: make(map[string]int)}
 	collection, err := phonenumbers.MetadataCollection()
