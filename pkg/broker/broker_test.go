@@ -348,19 +348,45 @@ func TestEnsureThenCheckAgree(t *testing.T) {
 	}
 }
 
+// Whatever is stored while several processes make everything stays, and is stored once.
 func TestEnsureByManyAtOnce(t *testing.T) {
 	t.Parallel()
-	s := queuetest.Start(t)
-	const n = 4
+	t.Run("one server", func(t *testing.T) {
+		t.Parallel()
+		ensureByMany(t, queuetest.Start(t).URL, broker.Settings{})
+	})
+	t.Run("cluster", func(t *testing.T) {
+		t.Parallel()
+		ensureByMany(t, queuetest.StartCluster(t).URL, broker.Settings{Replicas: 3})
+	})
+}
+
+func ensureByMany(t *testing.T, url string, s broker.Settings) {
+	t.Helper()
+	publisher := queuetest.Connect(t, url)
+	const n, stored = 4, 20
 	results := make(chan error, n)
 	for range n {
-		c := queuetest.Connect(t, s.URL)
-		go func() { results <- c.Ensure(t.Context(), broker.Settings{}) }()
+		c := queuetest.Connect(t, url)
+		go func() { results <- c.Ensure(t.Context(), s) }()
+	}
+	for i := 0; i < stored && t.Context().Err() == nil; {
+		_, err := publisher.JS.Publish(t.Context(), contract.JobSubject(contract.Segment, "acme"), []byte("job"), jetstream.WithRetryAttempts(0))
+		if err == nil {
+			i++
+		}
 	}
 	for range n {
 		if err := <-results; err != nil {
 			t.Error(err)
 		}
+	}
+	stream, err := publisher.JS.Stream(t.Context(), broker.StreamJobs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if state := stream.CachedInfo().State; state.Msgs != stored || state.FirstSeq < 1<<50 {
+		t.Errorf("%d messages from sequence %d, want %d from the time on", state.Msgs, state.FirstSeq, stored)
 	}
 }
 
@@ -516,13 +542,15 @@ func TestFullQueueRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	payload := bytes.Repeat([]byte("x"), 8<<10)
-	var stored uint64
+	var stored, first uint64
 	var err error
 	for range 20 {
-		if _, err = c.JS.Publish(ctx, contract.JobSubject(contract.Segment, "acme"), payload); err != nil {
+		var ack *jetstream.PubAck
+		if ack, err = c.JS.Publish(ctx, contract.JobSubject(contract.Segment, "acme"), payload); err != nil {
 			break
 		}
 		stored++
+		first = ack.Sequence + 1 - stored
 	}
 	if err == nil || stored == 0 {
 		t.Fatalf("%d jobs stored, error %v; want some and a refusal", stored, err)
@@ -531,9 +559,9 @@ func TestFullQueueRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if info := stream.CachedInfo(); info.State.Msgs != stored || info.State.FirstSeq != info.Config.FirstSeq {
+	if info := stream.CachedInfo(); info.State.Msgs != stored || info.State.FirstSeq != first {
 		t.Errorf("stream holds %d messages from sequence %d, want %d from %d",
-			info.State.Msgs, info.State.FirstSeq, stored, info.Config.FirstSeq)
+			info.State.Msgs, info.State.FirstSeq, stored, first)
 	}
 	if err := c.Ensure(ctx, broker.Settings{JobsBytes: 16 << 10, EventsBytes: 64 << 10}); err != nil {
 		t.Fatalf("a ceiling below what is stored: %v", err)

@@ -4,51 +4,173 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"attentive.internal/pkg/backoff"
 )
 
 // Ensure creates what is missing and brings what is there to the settings.
 // Several processes may do so at once. Data is never deleted: what JetStream
 // cannot change in place is an error that names the property.
+//
+// A server that was killed while it wrote the configuration of a stream has no such
+// stream after its next start, only its files. Ensure makes the stream over them, with
+// all that they hold, and warns; and it warns of what it makes empty beside what is old.
 func (c *Conn) Ensure(ctx context.Context, s Settings) error {
 	if err := c.checkPayload(); err != nil {
 		return err
 	}
+	var all []ensured
 	for _, a := range assets(s) {
-		if err := c.ensure(ctx, a); err != nil {
+		e, err := c.ensureWhileUnanswered(ctx, a)
+		if err != nil {
 			return fmt.Errorf("ensure %s %q: %w", a.noun, a.name, err)
+		}
+		if e.recovered() {
+			c.log.Warn("the broker had lost sight of a stream whose files it has: it is back, with all that they hold",
+				"stream", a.want.Name, "messages", e.info.State.Msgs)
+		}
+		all = append(all, e)
+	}
+	if names := missed(all); len(names) > 0 {
+		c.log.Warn("the broker lacked a part of what it is to have: it is made now, empty; if it was there before, all that it held is lost",
+			"made", names)
+	}
+	return nil
+}
+
+// ensured is an asset, and how it was found or made.
+type ensured struct {
+	name string
+	made bool
+	info *jetstream.StreamInfo
+}
+
+// recovered reports whether the stream was made over files that hold what was stored
+// before.
+func (e ensured) recovered() bool {
+	stored := e.info.State.FirstTime
+	if e.info.State.Msgs == 0 {
+		stored = e.info.State.LastTime
+	}
+	return e.made && !stored.IsZero() && stored.Before(e.info.Created)
+}
+
+// newFor is how long ago another process may have made what this one found.
+const newFor = time.Minute
+
+// missed names what was made empty beside what has been there for long.
+func missed(all []ensured) []string {
+	var names []string
+	old := false
+	for _, e := range all {
+		switch {
+		case !e.made:
+			old = old || time.Since(e.info.Created) > newFor
+		case !e.recovered():
+			names = append(names, e.name)
+		}
+	}
+	if !old {
+		return nil
+	}
+	return names
+}
+
+const (
+	// ensureTimeout bounds one attempt to ensure one thing, ensureTries how many there
+	// are: of several who make the same, a cluster leaves some without an answer, and
+	// tells others for a moment that what is there is not.
+	ensureTimeout = 10 * time.Second
+	ensureTries   = 6
+)
+
+// ensureWhileUnanswered is ensure, as often as it takes until the broker answers.
+func (c *Conn) ensureWhileUnanswered(ctx context.Context, a asset) (e ensured, err error) {
+	for range ensureTries {
+		timed, done := context.WithTimeout(ctx, ensureTimeout)
+		e, err = c.ensure(timed, a)
+		done()
+		if ctx.Err() != nil || !unanswered(err) && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			break
+		}
+	}
+	return e, err
+}
+
+func (c *Conn) ensure(ctx context.Context, a asset) (ensured, error) {
+	stream, made, err := c.findOrMake(ctx, a)
+	if err == nil && !made {
+		err = a.awaitSetup(ctx, stream)
+	}
+	if err != nil {
+		return ensured{}, err
+	}
+	info := stream.CachedInfo()
+	cfg := info.Config
+	changes := a.diff(&cfg)
+	for _, p := range changes {
+		if p.adopt == nil {
+			return ensured{}, fmt.Errorf("%s is %v, want %v, and cannot be changed in place; let it run empty, delete it and start again",
+				p.name, p.of(&cfg), p.of(&a.want))
+		}
+	}
+	// What was stored before is kept, and counted on from.
+	first := firstSequence(info.Created)
+	if a.inSetup(&cfg) && (info.State.LastSeq == 0 || info.State.LastSeq == first-1) {
+		if err := stream.Purge(ctx, jetstream.WithPurgeSequence(first)); err != nil {
+			return ensured{}, fmt.Errorf("set its first sequence: %w", err)
+		}
+		begin(&cfg, first)
+	}
+	// What was only just made is updated too: should the server have been killed when it
+	// made it the first time, its files are whole from now on.
+	if made || len(changes) > 0 {
+		for _, p := range changes {
+			p.adopt(&cfg, &a.want)
+		}
+		if _, err := c.JS.UpdateStream(ctx, cfg); err != nil {
+			return ensured{}, explain(err)
+		}
+	}
+	return ensured{a.name, made, info}, nil
+}
+
+const (
+	// setupTimeout is how long a stream is left to whoever makes it, which takes
+	// milliseconds.
+	setupTimeout = 5 * time.Second
+	setupLook    = 50 * time.Millisecond
+)
+
+// awaitSetup returns when the stream is set up, or whoever makes it is taken to be gone.
+func (a asset) awaitSetup(ctx context.Context, stream jetstream.Stream) error {
+	for began := time.Now(); a.inSetup(&stream.CachedInfo().Config) && time.Since(began) < setupTimeout; {
+		if err := backoff.Sleep(ctx, setupLook); err != nil {
+			return err
+		}
+		if _, err := stream.Info(ctx); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func (c *Conn) ensure(ctx context.Context, a asset) error {
-	stream, err := c.JS.Stream(ctx, a.want.Name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		err = a.create(ctx, c.JS)
-		if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) && !errors.Is(err, jetstream.ErrBucketExists) {
-			return explain(err)
-		}
-		stream, err = c.JS.Stream(ctx, a.want.Name) // another process was faster
+// findOrMake returns the stream of a, and whether it made it: nobody else was faster.
+func (c *Conn) findOrMake(ctx context.Context, a asset) (stream jetstream.Stream, made bool, err error) {
+	stream, err = c.JS.Stream(ctx, a.want.Name)
+	if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return stream, false, err
 	}
-	if err != nil {
-		return err
+	err = a.create(ctx, c.JS)
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) && !errors.Is(err, jetstream.ErrBucketExists) {
+		return nil, false, explain(err)
 	}
-	cfg := stream.CachedInfo().Config
-	changes := a.diff(&cfg)
-	if len(changes) == 0 {
-		return nil
-	}
-	for _, p := range changes {
-		if p.adopt == nil {
-			return fmt.Errorf("%s is %v, want %v, and cannot be changed in place; let it run empty, delete it and start again",
-				p.name, p.of(&cfg), p.of(&a.want))
-		}
-		p.adopt(&cfg, &a.want)
-	}
-	_, err = c.JS.UpdateStream(ctx, cfg)
-	return explain(err)
+	made = err == nil
+	stream, err = c.JS.Stream(ctx, a.want.Name)
+	return stream, made, err
 }
 
 // JetStream's error codes that have a remedy the server does not name.

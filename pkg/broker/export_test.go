@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"time"
 
 	"github.com/nats-io/nats.go"
 )
@@ -16,3 +17,9 @@ func (c *Conn) Stick() (free func()) {
 	c.mu.Lock()
 	return c.mu.Unlock
 }
+
+// SetupSize is the maximum message size of a stream that is being set up.
+const SetupSize = setupSize
+
+// FirstSequence is that of a stream which was made at a time.
+func FirstSequence(made time.Time) uint64 { return firstSequence(made) }

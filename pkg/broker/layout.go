@@ -3,10 +3,13 @@ package broker
 import (
 	"cmp"
 	"context"
+	"maps"
+	"strconv"
 	"strings"
 	"time"
 
 	"attentive.internal/pkg/contract"
+	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -80,8 +83,10 @@ type asset struct {
 	noun, name string
 	// want holds the properties that matter; in a bucket or an object store
 	// the client library decides the others.
-	want   jetstream.StreamConfig
-	create func(context.Context, jetstream.JetStream) error
+	want jetstream.StreamConfig
+	// ordered is that sequences tell what is newer, also from what was deleted.
+	ordered bool
+	create  func(context.Context, jetstream.JetStream) error
 }
 
 // assets lists everything, in the order of creation.
@@ -165,11 +170,16 @@ func streams(s Settings) []asset {
 	for _, cfg := range []jetstream.StreamConfig{jobs, profiles, dead, events, actions} {
 		cfg.Storage = jetstream.FileStorage
 		cfg.Replicas = s.Replicas
+		ordered := cfg.Name != StreamDead // whose ids people type, and by which nothing is ordered
 		list = append(list, asset{
-			noun: "stream", name: cfg.Name, want: cfg,
+			noun: "stream", name: cfg.Name, want: cfg, ordered: ordered,
 			create: func(ctx context.Context, js jetstream.JetStream) error {
 				cfg := cfg
-				cfg.FirstSeq = firstSequence(cfg.Name, time.Now())
+				if ordered {
+					cfg.MaxMsgSize = setupSize
+					// Unlike that of anybody else: servers take the same request twice for one.
+					cfg.Metadata = map[string]string{makerKey: uuid.NewString()}
+				}
 				_, err := js.CreateStream(ctx, cfg)
 				return err
 			},
@@ -178,20 +188,51 @@ func streams(s Settings) []asset {
 	return list
 }
 
-// firstSequence returns the sequence that the first message of a stream gets
-// which is made now. Of two jobs or profiles the one with the higher sequence is
+// setupSize is the maximum message size of a stream that is being set up, in bytes: it
+// takes no message before its first sequence is set. The configuration could name that
+// sequence, but then a server that makes the stream over files which hold messages
+// removes all that are older. Nor can its subjects wait: a server subscribes twice to
+// what two processes add at once, and stores each message twice.
+const setupSize = 1
+
+// inSetup reports whether a stream with the configuration has no first sequence yet
+// that is due to it.
+func (a asset) inSetup(cfg *jetstream.StreamConfig) bool {
+	return a.ordered && cfg.MaxMsgSize == setupSize
+}
+
+// firstSequence returns the sequence that the first message gets of a stream which
+// was made at a time. Of two jobs or profiles the one with the higher sequence is
 // newer, and readers of events go on after the sequence they have read, so those
 // streams begin where the clock is: higher than one that was deleted ever came.
 // Microseconds, because no queue takes a million messages a second for long, and
 // because sequences stay below 2^53, which every reader of JSON can count to.
 //
-// Dead letters count from 1: people type their ids, and nothing is ordered by
-// them.
-func firstSequence(stream string, now time.Time) uint64 {
-	if stream == StreamDead {
-		return 1
+// All who ensure a stream at once take the same: that of the server.
+func firstSequence(made time.Time) uint64 { return uint64(max(made.UnixMicro(), 1)) }
+
+// Keys of a stream's metadata: who makes it, and the sequence it began with.
+const (
+	makerKey         = "attentive_maker"
+	firstSequenceKey = "attentive_first_sequence"
+)
+
+// begin notes with which sequence a stream begins.
+func begin(cfg *jetstream.StreamConfig, first uint64) {
+	cfg.Metadata = maps.Clone(cfg.Metadata)
+	if cfg.Metadata == nil {
+		cfg.Metadata = make(map[string]string, 1)
 	}
-	return uint64(max(now.UnixMicro(), 1))
+	delete(cfg.Metadata, makerKey)
+	cfg.Metadata[firstSequenceKey] = strconv.FormatUint(first, 10)
+}
+
+// BeganAfter reports whether a stream began, empty, after what has the sequence was
+// stored in one of its name: that one was deleted. It is false where nothing is known
+// of how the stream began, as of one that an earlier version has made.
+func BeganAfter(cfg *jetstream.StreamConfig, sequence uint64) bool {
+	first, err := strconv.ParseUint(cfg.Metadata[firstSequenceKey], 10, 64)
+	return err == nil && sequence < first
 }
 
 // allJobs returns the wildcard over kinds, destinations and jobs. The job is

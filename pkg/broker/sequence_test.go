@@ -1,8 +1,12 @@
 package broker_test
 
 import (
+	"errors"
+	"fmt"
+	"strings"
 	"testing"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"attentive.internal/pkg/broker"
@@ -115,6 +119,55 @@ func TestEnsureLeavesTheFirstSequence(t *testing.T) {
 	last = grows(t, c, 1, last)
 	remake(t, c, broker.Settings{})
 	grows(t, c, 1, last)
+}
+
+// Whoever makes a stream may die before it has set the first sequence, and before
+// the stream takes messages.
+func TestSetupGoesOn(t *testing.T) {
+	t.Parallel()
+	for _, purged := range []bool{false, true} {
+		t.Run(fmt.Sprintf("purged %t", purged), func(t *testing.T) {
+			t.Parallel()
+			c := queuetest.Connect(t, queuetest.Start(t).URL)
+			for name, subject := range ordered() {
+				cfg := jetstream.StreamConfig{Name: name, Subjects: []string{subject}, MaxMsgSize: broker.SetupSize, MaxConsumers: 100_000}
+				if name != broker.StreamEvents {
+					cfg.Retention = jetstream.WorkQueuePolicy
+				}
+				stream, err := c.JS.CreateStream(t.Context(), cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, err = c.Store(t.Context(), name, &nats.Msg{Subject: subject, Data: []byte("too early")})
+				if !errors.Is(err, broker.ErrMissing) || !strings.Contains(err.Error(), "set up") {
+					t.Errorf("a stream that is being set up answers a publisher %v", err)
+				}
+				if !purged {
+					continue
+				}
+				first := broker.FirstSequence(stream.CachedInfo().Created)
+				if err := stream.Purge(t.Context(), jetstream.WithPurgeSequence(first)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := c.Ensure(t.Context(), broker.Settings{}); err != nil {
+				t.Fatal(err)
+			}
+			for name, sequence := range grows(t, c, 1, nil) {
+				stream, err := c.JS.Stream(t.Context(), name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				info := stream.CachedInfo()
+				if want := broker.FirstSequence(info.Created); sequence != want {
+					t.Errorf("%s begins with %d, want %d", name, sequence, want)
+				}
+				if !broker.BeganAfter(&info.Config, sequence-1) || broker.BeganAfter(&info.Config, sequence) {
+					t.Errorf("%s does not know that it began with %d", name, sequence)
+				}
+			}
+		})
+	}
 }
 
 // Operators type the ids of dead letters.

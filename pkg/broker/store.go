@@ -16,7 +16,8 @@ import (
 // room. Nothing was stored and nothing old was dropped.
 var ErrFull = errors.New("the stream is full")
 
-// ErrMissing is returned by Store when no stream takes the subject.
+// ErrMissing is returned by Store when no stream takes the subject, or none yet: it is
+// being set up.
 var ErrMissing = errors.New("the stream does not exist")
 
 // ErrUnanswered is returned by Store when the broker did not say in time whether
@@ -33,6 +34,10 @@ const (
 	codeStorage          jetstream.ErrorCode = 10047
 	codeStoreFailed      jetstream.ErrorCode = 10077
 )
+
+// codeTooLarge answers a message above the stream's maximum size. What Store is given
+// never is, unless the stream is being set up.
+const codeTooLarge jetstream.ErrorCode = 10054
 
 // Store publishes m and returns once the stream has stored it. A message
 // whose Nats-Msg-Id the stream remembers is not stored again; the answer says
@@ -151,6 +156,8 @@ func Explain(err error) error {
 		switch api.ErrorCode {
 		case codeAccountResources, codeResources, codeStorage, codeStoreFailed:
 			return fmt.Errorf("%w (%s): nothing was stored; try again once there is room", ErrFull, api.Description)
+		case codeTooLarge:
+			return fmt.Errorf("%w (%s): it is being set up; try again", ErrMissing, api.Description)
 		}
 	}
 	return err
