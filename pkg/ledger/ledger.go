@@ -132,6 +132,9 @@ type Entry struct {
 	// Sequence of the first message that carried the job: its place among the
 	// jobs of its stream, which a replay does not change.
 	Sequence uint64 `json:"sequence"`
+	// Stored is the sequence of the last message that was stored for the job in the
+	// queue of profiles, once all are.
+	Stored uint64 `json:"stored,omitempty"`
 	// Objects of the broker that hold the job's audience.
 	Objects []string `json:"objects,omitempty"`
 	// Settled names the message that was dead-lettered last, so that it is known

@@ -3,7 +3,8 @@
 //
 // The broker counts them by the job's id in their subjects, so progress is
 // exact and survives everything. A job of which profiles were dead-lettered
-// succeeds too: what was not sent is counted, and kept. A job is in the hands of a
+// succeeds too: what was not sent is counted, and kept. One whose queue was deleted and
+// made anew does not: nobody knows what was sent, and it ends as cancelled. A job is in the hands of a
 // Watch from when the ledger says that all of its profiles are stored; a Watch that
 // starts finds those in the ledger, and those whose end the Watch before did not
 // live to announce.
@@ -202,11 +203,11 @@ func (w *Watch) Look(ctx context.Context) error {
 // lookAt tells upstream how far a job is, and completes it at the end.
 func (w *Watch) lookAt(ctx context.Context, id string, job *watched) error {
 	// Outstanding first: a profile is a dead letter before it leaves its queue.
-	outstanding, err := count(ctx, w.profiles, contract.ProfileSubject(w.destination, "*", id))
+	outstanding, queue, err := count(ctx, w.profiles, contract.ProfileSubject(w.destination, "*", id))
 	if err != nil || outstanding == job.told && time.Since(job.at) < w.tellEvery {
 		return err
 	}
-	dead, err := count(ctx, w.dead, contract.DeadSubject("*", w.destination, id))
+	dead, _, err := count(ctx, w.dead, contract.DeadSubject("*", w.destination, id))
 	if err != nil {
 		return err
 	}
@@ -221,6 +222,8 @@ func (w *Watch) lookAt(ctx context.Context, id string, job *watched) error {
 		return w.end(ctx, record)
 	case !ok || record.Entry().State != ledger.Sending:
 		w.forget(id)
+	case outstanding == 0 && deleted(record.Entry(), queue):
+		return w.lose(ctx, record)
 	case outstanding == 0:
 		job.closing = true
 		return w.complete(ctx, record, progress(record, 0, dead))
@@ -255,6 +258,23 @@ func (w *Watch) Cancelled(jobID string) bool {
 	defer w.mu.Unlock()
 	_, ok := w.cancelled[jobID]
 	return ok
+}
+
+// deleted reports whether the queue that held the job's profiles is another one by now.
+// What an earlier version has stored is not known to be.
+func deleted(e ledger.Entry, queue *jetstream.StreamConfig) bool {
+	return e.Stored > 0 && broker.BeganAfter(queue, e.Stored)
+}
+
+// lose ends a job whose profiles were deleted with their queue.
+func (w *Watch) lose(ctx context.Context, record *ledger.Record) error {
+	const why = "the queue that held its profiles was deleted and made anew: those that were not sent by then are lost; publish it as a new job"
+	if err := record.Note(ctx, "", why, func(e *ledger.Entry) { e.State, e.Detail = ledger.Cancelled, why }); err != nil {
+		return err
+	}
+	w.Log.Error("profiles are lost", "destination", w.destination, "job_id", record.Entry().JobID, "err", why)
+	w.tell(ctx, record, record.Entry().Progress, why)
+	return w.end(ctx, record)
 }
 
 // end ends the watch over a job that was cancelled.
@@ -329,11 +349,12 @@ func (w *Watch) tell(ctx context.Context, record *ledger.Record, progress *atten
 	w.Events.Publish(ctx, contract.Expand, e)
 }
 
-// count counts the profiles among the stored messages whose subjects match.
-func count(ctx context.Context, stream jetstream.Stream, filter string) (uint64, error) {
+// count counts the profiles among the stored messages whose subjects match, and says
+// what the stream is.
+func count(ctx context.Context, stream jetstream.Stream, filter string) (uint64, *jetstream.StreamConfig, error) {
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(filter))
 	if err != nil {
-		return 0, fmt.Errorf("count %s: %w", filter, err)
+		return 0, nil, fmt.Errorf("count %s: %w", filter, err)
 	}
 	var n uint64
 	for subject, stored := range info.State.Subjects {
@@ -342,5 +363,5 @@ func count(ctx context.Context, stream jetstream.Stream, filter string) (uint64,
 			n += stored
 		}
 	}
-	return n, nil
+	return n, &info.Config, nil
 }

@@ -95,7 +95,7 @@ func (x *Expander) Handle(ctx context.Context, r *Run) error {
 		return err
 	}
 	text := fmt.Sprintf("%d rows are stored as %d profiles and will be sent", progress.GetRowsRead()-progress.GetRowsRejected(), progress.GetProfilesTotal())
-	if err := r.Advance(ctx, text, func(e *ledger.Entry) { e.State = ledger.Sending }); err != nil {
+	if err := r.Advance(ctx, text, func(e *ledger.Entry) { e.State, e.Stored = ledger.Sending, w.sequence }); err != nil {
 		return err
 	}
 	return x.finish(ctx, r)

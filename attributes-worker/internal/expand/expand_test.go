@@ -40,6 +40,13 @@ func TestEveryRowIsStoredOnce(t *testing.T) {
 		p.GetProfilesOutstanding() != p.GetProfilesTotal() || p.GetRejectedByReason()["phone_invalid"] != manyRows/100 {
 		t.Errorf("progress = %v", p)
 	}
+	profiles, err := r.conn.JS.Stream(t.Context(), broker.StreamProfiles)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last := profiles.CachedInfo().State.LastSeq; entry.Stored != last {
+		t.Errorf("the ledger says that what is stored ends with %d, want %d", entry.Stored, last)
+	}
 	rejects, err := r.conn.JS.ObjectStore(t.Context(), broker.ObjectsRejects)
 	if err != nil {
 		t.Fatal(err)
