@@ -115,6 +115,7 @@ func (p *process) wait() int {
 func TestDemoSurvivesKills(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
+	t.Cleanup(func() { tellTrouble(t, filepath.Join(dir, "relay.log")) })
 	input := dataset.Config{Rows: 60_000, Profiles: 1200, Seed: 11}
 	args := []string{
 		"demo", "--data", dir, "--rows", fmt.Sprint(input.Rows), "--profiles", fmt.Sprint(input.Profiles), "--seed", fmt.Sprint(input.Seed),
@@ -155,6 +156,23 @@ func TestDemoSurvivesKills(t *testing.T) {
 	}
 	checkSegments(t, s, set)
 	checkPeople(t, s, input, kept(p.text()))
+}
+
+// tellTrouble logs what broker and workers have warned of, if the test has failed.
+func tellTrouble(t *testing.T, log string) {
+	t.Helper()
+	if !t.Failed() {
+		return
+	}
+	text, err := os.ReadFile(log)
+	if err != nil {
+		t.Log(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if !strings.Contains(line, `"level":"INFO"`) {
+			t.Log(strings.TrimSpace(line))
+		}
+	}
 }
 
 // remains opens a sandbox over what one has left.
