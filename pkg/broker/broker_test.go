@@ -370,10 +370,14 @@ func ensureByMany(t *testing.T, url string, s broker.Settings) {
 		c := queuetest.Connect(t, url)
 		go func() { results <- c.Ensure(t.Context(), s) }()
 	}
-	for i := 0; i < stored && t.Context().Err() == nil; {
-		_, err := publisher.JS.Publish(t.Context(), contract.JobSubject(contract.Segment, "acme"), []byte("job"), jetstream.WithRetryAttempts(0))
-		if err == nil {
-			i++
+	for i := range stored {
+		id := jetstream.WithMsgID(fmt.Sprint(i))
+		for t.Context().Err() == nil {
+			_, err := publisher.JS.Publish(t.Context(), contract.JobSubject(contract.Segment, "acme"), []byte("job"), id, jetstream.WithRetryAttempts(0))
+			if err == nil {
+				break
+			}
+			time.Sleep(time.Millisecond) // none takes it yet
 		}
 	}
 	for range n {

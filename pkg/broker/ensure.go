@@ -28,7 +28,7 @@ func (c *Conn) Ensure(ctx context.Context, s Settings) error {
 		if err != nil {
 			return fmt.Errorf("ensure %s %q: %w", a.noun, a.name, err)
 		}
-		if e.recovered() {
+		if e.overFiles() {
 			c.log.Warn("the broker had lost sight of a stream whose files it has: it is back, with all that they hold",
 				"stream", a.want.Name, "messages", e.info.State.Msgs)
 		}
@@ -45,17 +45,18 @@ func (c *Conn) Ensure(ctx context.Context, s Settings) error {
 type ensured struct {
 	name string
 	made bool
-	info *jetstream.StreamInfo
+	info *jetstream.StreamInfo // before it was set up
 }
 
-// recovered reports whether the stream was made over files that hold what was stored
-// before.
-func (e ensured) recovered() bool {
-	stored := e.info.State.FirstTime
-	if e.info.State.Msgs == 0 {
-		stored = e.info.State.LastTime
-	}
-	return e.made && !stored.IsZero() && stored.Before(e.info.Created)
+// overFiles reports whether the stream was made over files of one of its name.
+func (e ensured) overFiles() bool {
+	state := e.info.State
+	return e.made && (state.Msgs == 0 && state.LastSeq > 0 || storedBefore(e.info))
+}
+
+// storedBefore reports whether the stream holds what was stored before it was made.
+func storedBefore(info *jetstream.StreamInfo) bool {
+	return info.State.Msgs > 0 && info.State.FirstTime.Before(info.Created)
 }
 
 // newFor is how long ago another process may have made what this one found.
@@ -69,7 +70,7 @@ func missed(all []ensured) []string {
 		switch {
 		case !e.made:
 			old = old || time.Since(e.info.Created) > newFor
-		case !e.recovered():
+		case !e.overFiles():
 			names = append(names, e.name)
 		}
 	}
@@ -82,60 +83,81 @@ func missed(all []ensured) []string {
 const (
 	// ensureTimeout bounds one attempt to ensure one thing, ensureTries how many there
 	// are: of several who make the same, a cluster leaves some without an answer, and
-	// tells others for a moment that what is there is not.
+	// tells others for a moment that what is there is not; and one that is forming does
+	// not know its members yet.
 	ensureTimeout = 10 * time.Second
 	ensureTries   = 6
+	ensurePause   = 500 * time.Millisecond
 )
 
 // ensureWhileUnanswered is ensure, as often as it takes until the broker answers.
 func (c *Conn) ensureWhileUnanswered(ctx context.Context, a asset) (e ensured, err error) {
+	const api = "$JS.API.STREAM."
+	ctx, done := c.UnlessForbidden(ctx, api+"CREATE."+a.want.Name, api+"PURGE."+a.want.Name, api+"UPDATE."+a.want.Name)
+	defer done()
 	for range ensureTries {
 		timed, done := context.WithTimeout(ctx, ensureTimeout)
-		e, err = c.ensure(timed, a)
+		e, err = c.ensure(timed, a, e.made)
 		done()
-		if ctx.Err() != nil || !unanswered(err) && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		if cause := context.Cause(ctx); errors.Is(cause, ErrForbidden) {
+			return e, fmt.Errorf("needs STREAM.CREATE, STREAM.PURGE and STREAM.UPDATE: %w", cause)
+		}
+		if !passing(err) || backoff.Sleep(ctx, ensurePause) != nil {
 			break
 		}
 	}
 	return e, err
 }
 
-func (c *Conn) ensure(ctx context.Context, a asset) (ensured, error) {
-	stream, made, err := c.findOrMake(ctx, a)
-	if err == nil && !made {
+// passing reports whether the broker may answer something else than err in a moment.
+func passing(err error) bool {
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
+		switch api.ErrorCode {
+		case jetstream.JSErrCodeStreamNotFound, codeNoPeers, codeNoLeader:
+			return true
+		}
+	}
+	return unanswered(err)
+}
+
+// ensure does so once. It was made before if an earlier attempt has tried to make it.
+func (c *Conn) ensure(ctx context.Context, a asset, made bool) (ensured, error) {
+	e := ensured{name: a.name, made: made}
+	stream, err := c.findOrMake(ctx, a, &e.made)
+	if err == nil && !e.made {
 		err = a.awaitSetup(ctx, stream)
 	}
 	if err != nil {
-		return ensured{}, err
+		return e, err
 	}
-	info := stream.CachedInfo()
-	cfg := info.Config
+	e.info = stream.CachedInfo()
+	cfg := e.info.Config
 	changes := a.diff(&cfg)
 	for _, p := range changes {
 		if p.adopt == nil {
-			return ensured{}, fmt.Errorf("%s is %v, want %v, and cannot be changed in place; let it run empty, delete it and start again",
+			return e, fmt.Errorf("%s is %v, want %v, and cannot be changed in place; let it run empty, delete it and start again",
 				p.name, p.of(&cfg), p.of(&a.want))
 		}
 	}
 	// What was stored before is kept, and counted on from.
-	first := firstSequence(info.Created)
-	if a.inSetup(&cfg) && (info.State.LastSeq == 0 || info.State.LastSeq == first-1) {
+	if a.inSetup(&cfg) && !storedBefore(e.info) {
+		first := firstSequence(e.info.Created)
 		if err := stream.Purge(ctx, jetstream.WithPurgeSequence(first)); err != nil {
-			return ensured{}, fmt.Errorf("set its first sequence: %w", err)
+			return e, fmt.Errorf("set its first sequence: %w", err)
 		}
 		begin(&cfg, first)
 	}
 	// What was only just made is updated too: should the server have been killed when it
 	// made it the first time, its files are whole from now on.
-	if made || len(changes) > 0 {
+	if e.made || len(changes) > 0 {
 		for _, p := range changes {
 			p.adopt(&cfg, &a.want)
 		}
 		if _, err := c.JS.UpdateStream(ctx, cfg); err != nil {
-			return ensured{}, explain(err)
+			return e, explain(err)
 		}
 	}
-	return ensured{a.name, made, info}, nil
+	return e, nil
 }
 
 const (
@@ -158,25 +180,27 @@ func (a asset) awaitSetup(ctx context.Context, stream jetstream.Stream) error {
 	return nil
 }
 
-// findOrMake returns the stream of a, and whether it made it: nobody else was faster.
-func (c *Conn) findOrMake(ctx context.Context, a asset) (stream jetstream.Stream, made bool, err error) {
-	stream, err = c.JS.Stream(ctx, a.want.Name)
+// findOrMake returns the stream of a, and sets made if it has tried to make it, unless
+// somebody else was faster.
+func (c *Conn) findOrMake(ctx context.Context, a asset, made *bool) (jetstream.Stream, error) {
+	stream, err := c.JS.Stream(ctx, a.want.Name)
 	if !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return stream, false, err
+		return stream, err
 	}
 	err = a.create(ctx, c.JS)
-	if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) && !errors.Is(err, jetstream.ErrBucketExists) {
-		return nil, false, explain(err)
+	faster := errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) || errors.Is(err, jetstream.ErrBucketExists)
+	*made = !faster
+	if err != nil && !faster {
+		return nil, explain(err)
 	}
-	made = err == nil
-	stream, err = c.JS.Stream(ctx, a.want.Name)
-	return stream, made, err
+	return c.JS.Stream(ctx, a.want.Name)
 }
 
-// JetStream's error codes that have a remedy the server does not name.
+// JetStream's error codes that have a remedy the server does not name, or pass.
 const (
 	codeNoStorage  jetstream.ErrorCode = 10047
 	codeNoPeers    jetstream.ErrorCode = 10005
+	codeNoLeader   jetstream.ErrorCode = 10008
 	codeNoReplicas jetstream.ErrorCode = 10074
 )
 
@@ -211,6 +235,10 @@ func (c *Conn) Check(ctx context.Context, s Settings) error {
 			return errors.Join(append(faults, fmt.Errorf("check %s %q: %w", a.noun, a.name, err))...)
 		}
 		cfg := stream.CachedInfo().Config
+		if a.inSetup(&cfg) {
+			faults = append(faults, fmt.Errorf("%s %q is being set up: unless that ends at once, whoever makes streams has to do so again", a.noun, a.name))
+			continue
+		}
 		for _, p := range a.diff(&cfg) {
 			faults = append(faults, fmt.Errorf("%s %q: %s is %v, want %v", a.noun, a.name, p.name, p.of(&cfg), p.of(&a.want)))
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 
 	"github.com/nats-io/nats.go"
 )
@@ -16,16 +17,16 @@ var ErrForbidden = errors.New("the broker's permissions forbid it")
 
 // asking is one request that waits for its answer.
 type asking struct {
-	subject string
-	cancel  context.CancelCauseFunc
+	subjects []string
+	cancel   context.CancelCauseFunc
 }
 
-// UnlessForbidden returns a context for one request to the subject, which ends with
-// ErrForbidden as its cause when the broker refuses it. The broker says so apart
+// UnlessForbidden returns a context for requests to the subjects, which ends with
+// ErrForbidden as its cause when the broker refuses one. The broker says so apart
 // from the request, which nobody answers. done is called when the request is over.
-func (c *Conn) UnlessForbidden(ctx context.Context, subject string) (_ context.Context, done func()) {
+func (c *Conn) UnlessForbidden(ctx context.Context, subjects ...string) (_ context.Context, done func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	a := &asking{subject, cancel}
+	a := &asking{subjects, cancel}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.asking[a] = struct{}{}
@@ -58,7 +59,7 @@ func (c *Conn) forbid(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for a := range c.asking {
-		if a.subject == subject {
+		if slices.Contains(a.subjects, subject) {
 			a.cancel(fmt.Errorf("%w: have the user of broker.credentials allowed to publish to it", ErrForbidden))
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"attentive.internal/pkg/broker"
 	"attentive.internal/pkg/contract"
@@ -72,5 +73,24 @@ func TestPermissions(t *testing.T) {
 	}
 	if n := stream.CachedInfo().State.Msgs; n != 1 {
 		t.Errorf("%d jobs are stored, want the allowed one", n)
+	}
+}
+
+// TestEnsureNeedsPermissions: who may not make all that there is to make is told at once.
+func TestEnsureNeedsPermissions(t *testing.T) {
+	t.Parallel()
+	for _, verb := range []string{"CREATE", "PURGE", "UPDATE"} {
+		t.Run(verb, func(t *testing.T) {
+			t.Parallel()
+			member, seed := member(t, &server.Permissions{
+				Publish: &server.SubjectPermission{Allow: []string{"$JS.API.>"}, Deny: []string{"$JS.API.STREAM." + verb + ".>"}},
+			})
+			c := queuetest.ConnectAs(t, broker.Options{URL: queuetest.StartFor(t, member).URL, CredentialsFile: seed})
+			began := time.Now()
+			err := c.Ensure(t.Context(), broker.Settings{})
+			if !errors.Is(err, broker.ErrForbidden) || !strings.Contains(err.Error(), verb) || time.Since(began) > 8*time.Second {
+				t.Errorf("Ensure = %v after %v, want ErrForbidden at once", err, time.Since(began))
+			}
+		})
 	}
 }

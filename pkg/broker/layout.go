@@ -189,7 +189,7 @@ func streams(s Settings) []asset {
 }
 
 // setupSize is the maximum message size of a stream that is being set up, in bytes: it
-// takes no message before its first sequence is set. The configuration could name that
+// takes no message of ours, which all have headers, before its first sequence is set. The configuration could name that
 // sequence, but then a server that makes the stream over files which hold messages
 // removes all that are older. Nor can its subjects wait: a server subscribes twice to
 // what two processes add at once, and stores each message twice.
@@ -227,12 +227,13 @@ func begin(cfg *jetstream.StreamConfig, first uint64) {
 	cfg.Metadata[firstSequenceKey] = strconv.FormatUint(first, 10)
 }
 
-// BeganAfter reports whether a stream began, empty, after what has the sequence was
+// BeganAfter reports whether the stream began, empty, after what has the sequence was
 // stored in one of its name: that one was deleted. It is false where nothing is known
 // of how the stream began, as of one that an earlier version has made.
-func BeganAfter(cfg *jetstream.StreamConfig, sequence uint64) bool {
-	first, err := strconv.ParseUint(cfg.Metadata[firstSequenceKey], 10, 64)
-	return err == nil && sequence < first
+func BeganAfter(info *jetstream.StreamInfo, sequence uint64) bool {
+	first, err := strconv.ParseUint(info.Config.Metadata[firstSequenceKey], 10, 64)
+	// A configuration that was copied says nothing of the stream that has it now.
+	return err == nil && sequence < first && first <= info.State.FirstSeq
 }
 
 // allJobs returns the wildcard over kinds, destinations and jobs. The job is

@@ -162,7 +162,7 @@ func TestSetupGoesOn(t *testing.T) {
 				if want := broker.FirstSequence(info.Created); sequence != want {
 					t.Errorf("%s begins with %d, want %d", name, sequence, want)
 				}
-				if !broker.BeganAfter(&info.Config, sequence-1) || broker.BeganAfter(&info.Config, sequence) {
+				if !broker.BeganAfter(info, sequence-1) || broker.BeganAfter(info, sequence) {
 					t.Errorf("%s does not know that it began with %d", name, sequence)
 				}
 			}

@@ -35,8 +35,8 @@ const (
 	codeStoreFailed      jetstream.ErrorCode = 10077
 )
 
-// codeTooLarge answers a message above the stream's maximum size. What Store is given
-// never is, unless the stream is being set up.
+// codeTooLarge answers a message above the stream's maximum size, which all are while the
+// stream is being set up.
 const codeTooLarge jetstream.ErrorCode = 10054
 
 // Store publishes m and returns once the stream has stored it. A message
@@ -157,7 +157,7 @@ func Explain(err error) error {
 		case codeAccountResources, codeResources, codeStorage, codeStoreFailed:
 			return fmt.Errorf("%w (%s): nothing was stored; try again once there is room", ErrFull, api.Description)
 		case codeTooLarge:
-			return fmt.Errorf("%w (%s): it is being set up; try again", ErrMissing, api.Description)
+			return fmt.Errorf("%w (%s): it is being set up, unless somebody has lowered its maximum message size; try again", ErrMissing, api.Description)
 		}
 	}
 	return err
