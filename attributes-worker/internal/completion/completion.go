@@ -3,8 +3,8 @@
 //
 // The broker counts them by the job's id in their subjects, so progress is
 // exact and survives everything. A job of which profiles were dead-lettered
-// succeeds too: what was not sent is counted, and kept. One whose queue was deleted and
-// made anew does not: nobody knows what was sent, and it ends as cancelled. A job is in the hands of a
+// succeeds too: what was not sent is counted, and kept. One whose queue was deleted does
+// not: nobody knows what was sent, and it ends as cancelled. A job is in the hands of a
 // Watch from when the ledger says that all of its profiles are stored; a Watch that
 // starts finds those in the ledger, and those whose end the Watch before did not
 // live to announce.
@@ -43,6 +43,9 @@ const (
 	beginTimeout = 2 * time.Minute
 	// eventTimeout bounds what is asked about events, which hold nothing up.
 	eventTimeout = 2 * time.Second
+	// behindFor is how long the queue may end before what was stored for a job, until
+	// that counts as lost.
+	behindFor = time.Minute
 	// retellFor is how old an end may be that is told again: an owner that was gone
 	// for longer is no news to anybody.
 	retellFor = 24 * time.Hour
@@ -52,7 +55,8 @@ const (
 type Watch struct {
 	destination string
 	job.Parts
-	lookEvery, tellEvery time.Duration
+
+	lookEvery, tellEvery, behindFor time.Duration
 
 	profiles, dead jetstream.Stream // nil until Run has found them
 
@@ -69,13 +73,16 @@ type watched struct {
 	// that time.
 	told uint64
 	at   time.Time
-	// closing is true once its end was to be entered in the ledger.
-	closing bool
+	// closing is true once its success was to be entered in the ledger, losing once its
+	// loss was.
+	closing, losing bool
+	// behind is since when the queue has ended before what was stored for the job.
+	behind time.Time
 }
 
 // New returns a Watch of a destination.
 func New(destination string, parts job.Parts) *Watch {
-	return &Watch{destination: destination, Parts: parts, lookEvery: lookEvery, tellEvery: tellEvery, jobs: make(map[string]*watched), cancelled: make(map[string]time.Time)}
+	return &Watch{destination: destination, Parts: parts, lookEvery: lookEvery, tellEvery: tellEvery, behindFor: behindFor, jobs: make(map[string]*watched), cancelled: make(map[string]time.Time)}
 }
 
 // Add has a job watched that the ledger knows as sending. It may be called
@@ -130,14 +137,14 @@ func (w *Watch) begin(ctx context.Context) error {
 		switch entry := record.Entry(); {
 		case entry.State == ledger.Sending:
 			w.Add(entry.JobID)
-		case entry.State == ledger.Succeeded && time.Since(entry.Updated) < retellFor:
+		case (entry.State == ledger.Succeeded || entry.State == ledger.Cancelled) && time.Since(entry.Updated) < retellFor:
 			ended = append(ended, record)
 		}
 	}
 	w.profiles, w.dead = streams[0], streams[1]
 	for _, record := range ended {
 		if err := w.retell(ctx, record); err != nil {
-			w.Log.Warn("it is not told again which jobs have succeeded: whoever follows one finds it in the ledger",
+			w.Log.Warn("it is not told again which jobs have ended: whoever follows one finds it in the ledger",
 				"destination", w.destination, "err", err)
 			return nil
 		}
@@ -145,17 +152,22 @@ func (w *Watch) begin(ctx context.Context) error {
 	return nil
 }
 
-// retell tells upstream of the success of a job whose Watch died between the
-// ledger and the event. It is not counted: the other one may have.
+// retell tells upstream of the end of a job whose Watch died between the ledger and the
+// event. It is not counted: the other one may have.
 func (w *Watch) retell(ctx context.Context, record *ledger.Record) error {
-	id := record.Entry().JobID
-	last, err := w.lastEvent(ctx, id)
+	entry := record.Entry()
+	last, err := w.lastEvent(ctx, entry.JobID)
 	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
-		return fmt.Errorf("read the last event of job %s: %w", id, err)
+		return fmt.Errorf("read the last event of job %s: %w", entry.JobID, err)
 	}
-	if err != nil || !success(last) {
-		w.tell(ctx, record, record.Entry().Progress, delivered(record.Entry().Progress))
+	if err == nil && tells(last, entry.State) {
+		return nil
 	}
+	text := entry.Detail
+	if entry.State == ledger.Succeeded {
+		text = delivered(entry.Progress)
+	}
+	w.tell(ctx, record, entry.Progress, text)
 	return nil
 }
 
@@ -170,12 +182,12 @@ func (w *Watch) lastEvent(ctx context.Context, id string) (*jetstream.RawStreamM
 	return events.GetLastMsgForSubject(ctx, contract.EventSubject(contract.Expand, w.destination, id))
 }
 
-// success reports whether an event tells of success, as far as it can be read: one
-// of a newer worker may.
-func success(m *jetstream.RawStreamMsg) bool {
+// tells reports whether an event tells of a state, as far as it can be read: one of a
+// newer worker may.
+func tells(m *jetstream.RawStreamMsg, state ledger.State) bool {
 	e := &attentivev1.JobEvent{}
 	err := contract.Decode(m.Header, m.Data, e)
-	return err != nil || e.GetState() == ledger.Succeeded.Event()
+	return err != nil || e.GetState() == state.Event()
 }
 
 // Look looks at every job once, those that an earlier owner left included. It is
@@ -218,11 +230,16 @@ func (w *Watch) lookAt(ctx context.Context, id string, job *watched) error {
 	switch {
 	case ok && record.Entry().State == ledger.Succeeded && job.closing: // we were not told
 		w.announce(ctx, record)
+	case ok && record.Entry().State == ledger.Cancelled && job.losing: // nor of this
+		w.mourn(ctx, record)
 	case ok && record.Entry().State == ledger.Cancelled:
 		return w.end(ctx, record)
 	case !ok || record.Entry().State != ledger.Sending:
 		w.forget(id)
-	case outstanding == 0 && deleted(record.Entry(), queue):
+	case outstanding == 0 && w.waits(job, record.Entry(), queue):
+		return nil
+	case outstanding == 0 && lost(record.Entry(), queue, dead):
+		job.losing = true
 		return w.lose(ctx, record)
 	case outstanding == 0:
 		job.closing = true
@@ -260,21 +277,45 @@ func (w *Watch) Cancelled(jobID string) bool {
 	return ok
 }
 
-// deleted reports whether the queue that held the job's profiles is another one by now.
-// What an earlier version has stored is not known to be.
-func deleted(e ledger.Entry, queue *jetstream.StreamConfig) bool {
-	return e.Stored > 0 && broker.BeganAfter(queue, e.Stored)
+// waits reports whether the queue has only just ended before what was stored for the
+// job, as that of a new leader may which has not read all that it has.
+func (w *Watch) waits(job *watched, e ledger.Entry, queue *jetstream.StreamInfo) bool {
+	switch {
+	case e.Stored <= queue.State.LastSeq:
+		job.behind = time.Time{}
+		return false
+	case job.behind.IsZero():
+		job.behind = time.Now()
+	}
+	return time.Since(job.behind) < w.behindFor
 }
 
-// lose ends a job whose profiles were deleted with their queue.
+// lost reports whether the queue that held the job's profiles is another one by now, or
+// as it was before, and not all are dead letters. Of what an earlier version has stored
+// that is not known.
+func lost(e ledger.Entry, queue *jetstream.StreamInfo, dead uint64) bool {
+	another := broker.BeganAfter(queue, e.Stored) || e.Stored > queue.State.LastSeq
+	return e.Stored > 0 && another && dead < e.Progress.GetProfilesTotal()
+}
+
+// lose ends a job whose profiles have gone with their queue.
 func (w *Watch) lose(ctx context.Context, record *ledger.Record) error {
-	const why = "the queue that held its profiles was deleted and made anew: those that were not sent by then are lost; publish it as a new job"
+	const why = "the queue that held its profiles was deleted, or was put back from before: those that were not sent by then are lost; publish it as a new job"
 	if err := record.Note(ctx, "", why, func(e *ledger.Entry) { e.State, e.Detail = ledger.Cancelled, why }); err != nil {
 		return err
 	}
-	w.Log.Error("profiles are lost", "destination", w.destination, "job_id", record.Entry().JobID, "err", why)
-	w.tell(ctx, record, record.Entry().Progress, why)
-	return w.end(ctx, record)
+	w.mourn(ctx, record)
+	return nil
+}
+
+// mourn tells everybody of the end of a job that is lost. Its dead letters can be replayed.
+func (w *Watch) mourn(ctx context.Context, record *ledger.Record) {
+	entry := record.Entry()
+	w.forget(entry.JobID)
+	w.tell(ctx, record, entry.Progress, entry.Detail)
+	w.Metrics.Jobs(contract.Expand, w.destination, metrics.Cancelled).Inc()
+	w.Log.Error("job has lost profiles", "kind", string(contract.Expand), "destination", w.destination, "job_id", entry.JobID,
+		"profiles", entry.Progress.GetProfilesTotal(), "err", entry.Detail)
 }
 
 // end ends the watch over a job that was cancelled.
@@ -349,9 +390,9 @@ func (w *Watch) tell(ctx context.Context, record *ledger.Record, progress *atten
 	w.Events.Publish(ctx, contract.Expand, e)
 }
 
-// count counts the profiles among the stored messages whose subjects match, and says
-// what the stream is.
-func count(ctx context.Context, stream jetstream.Stream, filter string) (uint64, *jetstream.StreamConfig, error) {
+// count counts the profiles among the stored messages whose subjects match, and returns
+// what the broker said of the stream.
+func count(ctx context.Context, stream jetstream.Stream, filter string) (uint64, *jetstream.StreamInfo, error) {
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(filter))
 	if err != nil {
 		return 0, nil, fmt.Errorf("count %s: %w", filter, err)
@@ -363,5 +404,5 @@ func count(ctx context.Context, stream jetstream.Stream, filter string) (uint64,
 			n += stored
 		}
 	}
-	return n, &info.Config, nil
+	return n, info, nil
 }

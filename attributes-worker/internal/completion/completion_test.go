@@ -249,38 +249,6 @@ func TestAJobSucceedsWhenTheBrokerHoldsNoneOfItsProfiles(t *testing.T) {
 	}
 }
 
-// A queue that was deleted holds nothing of a job, and that is no success.
-func TestADeletedQueueIsNoSuccess(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	id, unsaid := r.sending(3), r.sending(0) // the other says nothing of a sequence
-	r.sent(id)
-	if err := r.conn.JS.DeleteStream(t.Context(), broker.StreamProfiles); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.conn.Ensure(t.Context(), broker.Settings{}); err != nil {
-		t.Fatal(err)
-	}
-	after := r.sending(1)
-	r.sent(after)
-	watch := r.newWatch(r.conn)
-	for range 2 {
-		if err := watch.Look(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if r.state(id) != ledger.Cancelled || r.state(after) != ledger.Succeeded || r.state(unsaid) != ledger.Succeeded {
-		t.Errorf("the job is %s, the others %s and %s; want cancelled, and both succeeded", r.state(id), r.state(after), r.state(unsaid))
-	}
-	e := r.told(id, func(e *attentivev1.JobEvent) bool { return e.GetState() == attentivev1.JobState_JOB_STATE_CANCELLED })
-	if !strings.Contains(e.GetText(), "publish it as a new job") {
-		t.Errorf("upstream is told %q", e.GetText())
-	}
-	if n := testutil.ToFloat64(r.metrics.Jobs(contract.Expand, acme, metrics.Cancelled)); n != 1 {
-		t.Errorf("cancelled jobs = %v, want 1", n)
-	}
-}
-
 func TestDeadProfilesAreCounted(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
