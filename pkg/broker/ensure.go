@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -51,7 +52,8 @@ type ensured struct {
 // overFiles reports whether the stream was made over files of one of its name.
 func (e ensured) overFiles() bool {
 	state := e.info.State
-	return e.made && (state.Msgs == 0 && state.LastSeq > 0 || storedBefore(e.info))
+	ended := state.Msgs == 0 && state.LastSeq > 0 && state.LastSeq != firstSequence(e.info.Created)-1 // nor set up by now
+	return e.made && (ended || storedBefore(e.info))
 }
 
 // storedBefore reports whether the stream holds what was stored before it was made.
@@ -153,6 +155,8 @@ func (c *Conn) ensure(ctx context.Context, a asset, made bool) (ensured, error) 
 		for _, p := range changes {
 			p.adopt(&cfg, &a.want)
 		}
+		cfg.Metadata = maps.Clone(cfg.Metadata)
+		delete(cfg.Metadata, makerKey)
 		if _, err := c.JS.UpdateStream(ctx, cfg); err != nil {
 			return e, explain(err)
 		}

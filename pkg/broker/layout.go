@@ -223,7 +223,6 @@ func begin(cfg *jetstream.StreamConfig, first uint64) {
 	if cfg.Metadata == nil {
 		cfg.Metadata = make(map[string]string, 1)
 	}
-	delete(cfg.Metadata, makerKey)
 	cfg.Metadata[firstSequenceKey] = strconv.FormatUint(first, 10)
 }
 

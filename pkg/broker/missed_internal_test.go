@@ -28,6 +28,7 @@ func TestWhatIsMissedIsToldOf(t *testing.T) {
 		{"one of two is gone", []ensured{made("jobs", jetstream.StreamState{}), found("ledger", before)}, []string{"jobs"}},
 		{"it is back", []ensured{made("jobs", jetstream.StreamState{Msgs: 1, FirstTime: before, LastTime: before}), found("ledger", before)}, nil},
 		{"it is back, empty", []ensured{made("jobs", jetstream.StreamState{LastSeq: 7}), found("ledger", before)}, nil},
+		{"set up at a second attempt", []ensured{made("jobs", jetstream.StreamState{LastSeq: firstSequence(now) - 1}), found("ledger", before)}, []string{"jobs"}},
 		{"it is gone, and others store already", []ensured{
 			made("jobs", jetstream.StreamState{Msgs: 1, FirstTime: now.Add(time.Second), LastTime: now.Add(time.Second)}), found("ledger", before),
 		}, []string{"jobs"}},

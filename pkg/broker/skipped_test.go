@@ -83,6 +83,9 @@ func TestStreamsThatTheServerSkipsAreKept(t *testing.T) {
 				if stream == broker.StreamProfiles {
 					want-- // one is acknowledged
 				}
+				if metadata := found.CachedInfo().Config.Metadata; metadata["attentive_maker"] != "" {
+					t.Errorf("%s is still being made: %v", stream, metadata)
+				}
 				if n := found.CachedInfo().State.Msgs; n != want {
 					t.Errorf("%s holds %d messages, want %d", stream, n, want)
 				}
