@@ -21,5 +21,8 @@ func (c *Conn) Stick() (free func()) {
 // SetupSize is the maximum message size of a stream that is being set up.
 const SetupSize = setupSize
 
+// MakerKey is the key of the metadata of a stream that is being set up.
+const MakerKey = makerKey
+
 // FirstSequence is that of a stream which was made at a time.
 func FirstSequence(made time.Time) uint64 { return firstSequence(made) }

@@ -189,10 +189,11 @@ func streams(s Settings) []asset {
 }
 
 // setupSize is the maximum message size of a stream that is being set up, in bytes: it
-// takes no message of ours, which all have headers, before its first sequence is set. The configuration could name that
-// sequence, but then a server that makes the stream over files which hold messages
-// removes all that are older. Nor can its subjects wait: a server subscribes twice to
-// what two processes add at once, and stores each message twice.
+// takes no message of ours, which all have headers, before its first sequence is set.
+// The configuration could name that sequence, but then a server that makes the stream
+// over files which hold messages removes all that are older. Nor can its subjects wait:
+// a server subscribes twice to what two processes add at once, and stores each message
+// twice.
 const setupSize = 1
 
 // inSetup reports whether a stream with the configuration has no first sequence yet

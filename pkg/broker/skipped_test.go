@@ -83,7 +83,7 @@ func TestStreamsThatTheServerSkipsAreKept(t *testing.T) {
 				if stream == broker.StreamProfiles {
 					want-- // one is acknowledged
 				}
-				if metadata := found.CachedInfo().Config.Metadata; metadata["attentive_maker"] != "" {
+				if metadata := found.CachedInfo().Config.Metadata; metadata[broker.MakerKey] != "" {
 					t.Errorf("%s is still being made: %v", stream, metadata)
 				}
 				if n := found.CachedInfo().State.Msgs; n != want {

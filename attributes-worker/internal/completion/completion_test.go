@@ -361,7 +361,17 @@ func (r *rig) events(id string) int {
 	return len(r.stored(id))
 }
 
-// The connection breaks when the end of a job is entered in the ledger.
+// cutAtEnd returns a connection that breaks when the end of the job is entered in the
+// ledger.
+func (r *rig) cutAtEnd(id string, moment queuetest.Moment) *broker.Conn {
+	r.t.Helper()
+	entry := "$KV." + broker.BucketLedger + "." + ledger.Key(contract.Expand, r.destination, id)
+	wire := queuetest.StartTripwire(r.t, r.server.URL, queuetest.Trip{
+		At: 1, Moment: moment, Counts: func(subject string) bool { return subject == entry },
+	})
+	return queuetest.Connect(r.t, wire.URL)
+}
+
 func TestTheEndIsAnnouncedOnce(t *testing.T) {
 	t.Parallel()
 	for _, moment := range []queuetest.Moment{queuetest.Before, queuetest.After} {
@@ -369,11 +379,7 @@ func TestTheEndIsAnnouncedOnce(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
 			id := r.sending(0)
-			entry := "$KV." + broker.BucketLedger + "." + ledger.Key(contract.Expand, r.destination, id)
-			wire := queuetest.StartTripwire(t, r.server.URL, queuetest.Trip{
-				At: 1, Moment: moment, Counts: func(subject string) bool { return subject == entry },
-			})
-			r.watch(queuetest.Connect(t, wire.URL))
+			r.watch(r.cutAtEnd(id, moment))
 			r.told(id, succeeded)
 			r.succeeds(1)
 		})

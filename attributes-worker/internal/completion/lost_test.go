@@ -145,11 +145,7 @@ func TestALossIsTold(t *testing.T) {
 			r := newRig(t)
 			id := r.sending(1)
 			r.remake()
-			entry := "$KV." + broker.BucketLedger + "." + ledger.Key(contract.Expand, r.destination, id)
-			wire := queuetest.StartTripwire(t, r.server.URL, queuetest.Trip{
-				At: 1, Moment: moment, Counts: func(subject string) bool { return subject == entry },
-			})
-			r.watch(queuetest.Connect(t, wire.URL))
+			r.watch(r.cutAtEnd(id, moment))
 			r.told(id, cancelled)
 		})
 	}
