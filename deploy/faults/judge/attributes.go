@@ -16,6 +16,7 @@ type person struct {
 	newest int          // update that was published
 	seen   map[int]bool // updates that arrived
 	most   int          // of these, the newest
+	by     api.Arrival  // that brought it first
 	last   int          // that which arrived last
 	merged bool         // some came in batches, where several may be one row
 	open   []row        // of accepted batches, which may not have taken effect yet
@@ -62,11 +63,14 @@ func (v *Verdict) attributes(e Evidence) {
 			}
 			p, r := who[u.Who[0]], row{a, n}
 			if a.Endpoint == api.SetAttributes && n < p.most {
-				v.add(Order, "update %d of %s arrived after update %d", n, p.Phone, p.most)
+				v.add(Order, "update %d of %s arrived in %s, after update %d in %s", n, p.Phone, told(a), p.most, told(p.by))
 			}
 			v.held(e, p, r, kept)
 			p.merged = p.merged || a.Endpoint == api.BulkAttributes
-			p.most, p.last, p.seen[n] = max(p.most, n), n, true
+			if n > p.most {
+				p.most, p.by = n, a
+			}
+			p.last, p.seen[n] = n, true
 		}
 	}
 	for id, p := range who {

@@ -68,6 +68,7 @@ func (p *Plant) Uploads(account int) string {
 
 // openDoors opens the addresses that all replicas share.
 func (p *Plant) openDoors(ctx context.Context) (err error) {
+	p.peers = wire.NewPeers(p.processes)
 	if p.api, err = wire.Open(ctx, host+":0", p.route(Attributes, 0)); err != nil {
 		return err
 	}
@@ -84,15 +85,23 @@ func (p *Plant) openDoors(ctx context.Context) (err error) {
 // route leads a connection over the wire of the replica that it comes from.
 func (p *Plant) route(worker Worker, server int) func(net.Conn) *wire.Wire {
 	return func(c net.Conn) *wire.Wire {
-		peer, err := wire.PeerOf(c)
+		id, err := p.peers.Of(c)
 		if err != nil {
 			return nil // it has ended
 		}
 		for _, r := range p.Replicas {
-			if r.Worker == worker && peer.Is(r.pid()) {
+			if r.Worker == worker && r.pid() == id {
 				return r.Attentive[server]
 			}
 		}
 		return nil
 	}
+}
+
+// processes returns the ids of those of all replicas.
+func (p *Plant) processes() (ids []int) {
+	for _, r := range p.Replicas {
+		ids = append(ids, r.pid())
+	}
+	return ids
 }

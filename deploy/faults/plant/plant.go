@@ -53,6 +53,7 @@ type Plant struct {
 
 	cfg     Config
 	network *wire.Network
+	peers   *wire.Peers
 	api     *wire.Door
 	sftp    []*wire.Door
 	ports   []*loopback.Port // of what is stopped and started again
@@ -72,7 +73,7 @@ func Start(ctx context.Context, cfg Config) (*Plant, error) {
 	p := &Plant{cfg: cfg, network: wire.NewNetwork()}
 	// The processes outlive the end of ctx: Close ends them in an order.
 	ctx, p.stop = context.WithCancel(context.WithoutCancel(ctx))
-	for _, begin := range []func(context.Context) error{p.startBroker, p.startSandboxes, p.openDoors, p.prepare, p.startReplicas} {
+	for _, begin := range []func(context.Context) error{p.startBroker, p.startSandboxes, p.lay, p.openDoors, p.prepare, p.startReplicas} {
 		if err := begin(ctx); err != nil {
 			return p, err
 		}
@@ -116,20 +117,26 @@ func (p *Plant) Close() error {
 	return errors.Join(append(errs, p.broken...)...)
 }
 
-// prepare makes all that the replicas need.
-func (p *Plant) prepare(ctx context.Context) error {
+// lay makes the replicas and lays their wires. From then on Replicas does not change:
+// who comes through a door is looked for there.
+func (p *Plant) lay(ctx context.Context) error {
 	for _, worker := range []Worker{Segment, Attributes} {
 		for i := range p.cfg.Replicas[worker] {
 			r := &Replica{
 				Name: fmt.Sprintf("%s-%d", worker, i), Worker: worker, plant: p, program: p.cfg.Programs[worker],
 				dir: filepath.Join(p.cfg.Dir, fmt.Sprintf("%s-%d", worker, i)),
 			}
-			if err := p.lay(ctx, r); err != nil {
+			if err := p.layWires(ctx, r); err != nil {
 				return err
 			}
 			p.Replicas = append(p.Replicas, r)
 		}
 	}
+	return nil
+}
+
+// prepare writes the secrets and the configuration.
+func (p *Plant) prepare(context.Context) error {
 	return errors.Join(p.hide(), p.Configure(p.cfg.Layout))
 }
 
@@ -151,8 +158,8 @@ func (p *Plant) startReplicas(ctx context.Context) error {
 	return nil
 }
 
-// lay lays a replica's wires.
-func (p *Plant) lay(ctx context.Context, r *Replica) error {
+// layWires lays those of a replica.
+func (p *Plant) layWires(ctx context.Context, r *Replica) error {
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ func prepared(t *testing.T) *Plant {
 		}
 	})
 	p.network = wire.NewNetwork()
-	for _, begin := range []func(context.Context) error{p.startSandboxes, p.openDoors, p.prepare} {
+	for _, begin := range []func(context.Context) error{p.startSandboxes, p.lay, p.openDoors, p.prepare} {
 		if err := begin(ctx); err != nil {
 			t.Fatal(err)
 		}

@@ -64,8 +64,8 @@ func (l *link) run(ctx context.Context, route func(net.Conn) *Wire, closing <-ch
 // read fills f until its source has ended.
 func (l *link) read(from *net.TCPConn, f *flow) {
 	for {
-		piece := make([]byte, pieceBytes)
-		n, err := from.Read(piece)
+		read := make([]byte, pieceBytes)
+		n, err := from.Read(read)
 		at := time.Now()
 		select {
 		case <-l.routed:
@@ -74,14 +74,14 @@ func (l *link) read(from *net.TCPConn, f *flow) {
 		}
 		if n > 0 {
 			if f.up && l.wire.cfg.Sent != nil {
-				l.wire.cfg.Sent(at, piece[:n])
+				l.wire.cfg.Sent(at, read[:n])
 			}
-			f.add(piece[:n], l.over)
+			f.add(piece{read[:n], at}, l.over)
 		}
 		switch {
 		case err == nil:
 		case errors.Is(err, io.EOF):
-			f.add(nil, l.over)
+			f.add(piece{nil, at}, l.over)
 			return
 		default: // what it sent and nobody has yet is lost
 			l.reset()
@@ -94,34 +94,43 @@ func (l *link) read(from *net.TCPConn, f *flow) {
 // so does the link, once all has arrived.
 func (l *link) write(to *net.TCPConn, f *flow) {
 	for {
-		piece, ok := f.next(l.over)
-		if !ok {
+		p, ok := f.next(l.over)
+		if !ok || !l.lets(f, p) {
 			return
 		}
-		var unacknowledged <-chan time.Time
-		if f.up {
-			l.wire.pass()
-			if d := l.wire.cfg.Unacknowledged; d > 0 {
-				unacknowledged = time.After(d)
-			}
-		}
-		select {
-		case <-l.wire.gate():
-		case <-unacknowledged:
-			l.reset()
-			return
-		case <-l.over:
-			return
-		}
-		if piece == nil {
+		if p.bytes == nil {
 			l.end(func(c *net.TCPConn) { _ = c.Close() })
 			return
 		}
-		if _, err := to.Write(piece); err != nil {
+		if _, err := to.Write(p.bytes); err != nil {
 			l.reset()
 			return
 		}
 	}
+}
+
+// lets waits until the wire is open, and reports whether p may pass then. It resets the
+// link when it has held p for longer than its sender's kernel would have, whatever for:
+// a way that takes long to be found holds it too.
+func (l *link) lets(f *flow, p piece) bool {
+	var late <-chan time.Time
+	held := l.wire.cfg.Unacknowledged
+	if f.up {
+		l.wire.pass()
+	}
+	if f.up && held > 0 {
+		late = time.After(time.Until(p.at.Add(held)))
+	}
+	select {
+	case <-l.wire.gate():
+		if late == nil || time.Since(p.at) < held {
+			return true
+		}
+	case <-late:
+	case <-l.over:
+	}
+	l.reset()
+	return false
 }
 
 func (l *link) reset() { l.end(reset) }
@@ -160,12 +169,18 @@ func reset(c *net.TCPConn) {
 	_ = c.Close()
 }
 
+// piece is what was read at once.
+type piece struct {
+	bytes []byte // nil for the end
+	at    time.Time
+}
+
 // flow is what waits in one direction.
 type flow struct {
 	up bool // to the server
 
 	mu      sync.Mutex // guards the rest
-	pieces  [][]byte   // nil for the end
+	pieces  []piece
 	bytes   int
 	changed chan struct{} // closed at the next change
 }
@@ -178,12 +193,12 @@ func (f *flow) change() {
 }
 
 // add waits for room, or for the end of the link.
-func (f *flow) add(piece []byte, over <-chan struct{}) {
+func (f *flow) add(p piece, over <-chan struct{}) {
 	for {
 		f.mu.Lock()
 		if f.bytes < windowBytes {
-			f.pieces = append(f.pieces, piece)
-			f.bytes += len(piece)
+			f.pieces = append(f.pieces, p)
+			f.bytes += len(p.bytes)
 			f.change()
 			f.mu.Unlock()
 			return
@@ -199,23 +214,23 @@ func (f *flow) add(piece []byte, over <-chan struct{}) {
 }
 
 // next waits for a piece and returns false at the end of the link.
-func (f *flow) next(over <-chan struct{}) (piece []byte, ok bool) {
+func (f *flow) next(over <-chan struct{}) (p piece, ok bool) {
 	for {
 		f.mu.Lock()
 		if len(f.pieces) > 0 {
-			piece = f.pieces[0]
+			p = f.pieces[0]
 			f.pieces = f.pieces[1:]
-			f.bytes -= len(piece)
+			f.bytes -= len(p.bytes)
 			f.change()
 			f.mu.Unlock()
-			return piece, true
+			return p, true
 		}
 		changed := f.changed
 		f.mu.Unlock()
 		select {
 		case <-changed:
 		case <-over:
-			return nil, false
+			return piece{}, false
 		}
 	}
 }

@@ -44,9 +44,9 @@ type Config struct {
 	// was read from the process and before anything else becomes of it. It is
 	// called concurrently and must not keep the bytes.
 	Sent func(at time.Time, piece []byte)
-	// Unacknowledged is the TCP_USER_TIMEOUT that processes set: for how long a
-	// freeze holds what they have sent before their connection is reset. Zero is for
-	// ever. The wire itself acknowledges at once, so their kernel does not do it.
+	// Unacknowledged is the TCP_USER_TIMEOUT that processes set: for how long what
+	// they have sent is held, since it was read, before their connection is reset. Zero
+	// is for ever. The wire itself acknowledges at once, so their kernel does not do it.
 	Unacknowledged time.Duration
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -362,6 +363,36 @@ func TestCloseWhileAConnectionIsRouted(t *testing.T) {
 	}
 }
 
+// What waits for its way to be found is held as in a freeze: its sender's kernel gives it
+// up.
+func TestAWayThatIsFoundTooLate(t *testing.T) {
+	t.Parallel()
+	s, w, _ := path(t, wire.Config{Unacknowledged: 100 * time.Millisecond})
+	goOn := make(chan struct{})
+	d, err := wire.Open(t.Context(), "127.0.0.1:0", func(net.Conn) *wire.Wire {
+		<-goOn
+		return w
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, d)
+	say(t, c, "late")
+	time.Sleep(200 * time.Millisecond) // longer than it may be held
+	close(goOn)
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the sender sees %v, want a reset", err)
+	}
+	s.silent(t)
+	say(t, dial(t, d), "in time")
+	if got := s.arrives(t); got != "in time\n" {
+		t.Errorf("%q arrived", got)
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestDropLosesWhatIsHeld(t *testing.T) {
 	t.Parallel()
 	s, w, d := path(t, wire.Config{})
@@ -459,26 +490,37 @@ func TestToxics(t *testing.T) {
 	})
 }
 
-func TestPeer(t *testing.T) {
+// Who asks while others are looked for shares the next look, which began after its
+// connection did.
+func TestPeers(t *testing.T) {
 	t.Parallel()
-	here := make(chan bool, 1)
+	const connections = 20
+	var looks atomic.Int32
+	here := wire.NewPeers(func() []int {
+		looks.Add(1)
+		time.Sleep(100 * time.Millisecond) // so that the others ask meanwhile
+		return []int{1 << 30, os.Getpid()}
+	})
+	others := wire.NewPeers(func() []int { return []int{os.Getppid(), 1 << 30} })
 	d, err := wire.Open(t.Context(), "127.0.0.1:0", func(c net.Conn) *wire.Wire {
-		p, err := wire.PeerOf(c)
-		if err != nil {
-			t.Error(err)
+		if id, err := here.Of(c); err != nil || id != os.Getpid() {
+			t.Errorf("process %d is found at the other end, %v; want this one", id, err)
 		}
-		if p.Is(os.Getppid()) || p.Is(1<<30) {
-			t.Error("another process is found at the other end")
+		if id, err := others.Of(c); !errors.Is(err, wire.ErrNoPeer) {
+			t.Errorf("process %d is found at the other end, %v", id, err)
 		}
-		here <- p.Is(os.Getpid())
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	refused(t, d)
-	if !<-here {
-		t.Error("this process is not found at the other end")
+	var clients sync.WaitGroup
+	for range connections {
+		clients.Go(func() { refused(t, d) })
+	}
+	clients.Wait()
+	if n := looks.Load(); n > connections/2 {
+		t.Errorf("%d looks for %d connections", n, connections)
 	}
 	if err := d.Close(); err != nil {
 		t.Error(err)
