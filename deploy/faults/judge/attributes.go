@@ -63,7 +63,7 @@ func (v *Verdict) attributes(e Evidence) {
 			}
 			p, r := who[u.Who[0]], row{a, n}
 			if a.Endpoint == api.SetAttributes && n < p.most {
-				v.add(Order, "update %d of %s arrived in %s, after update %d in %s", n, p.Phone, told(a), p.most, told(p.by))
+				v.add(Order, "update %d of %s arrived in %s, after update %d in %s", n, p.Phone, which(a), p.most, which(p.by))
 			}
 			v.held(e, p, r, kept)
 			p.merged = p.merged || a.Endpoint == api.BulkAttributes

@@ -61,9 +61,9 @@ func (v *Verdict) consents(e Evidence, unknown map[load.Consent]int) {
 			continue
 		}
 		if operation == load.Subscribe {
-			v.add(Twice, "subscribe of %s arrived once too often, in %s", phone, told(a))
+			v.add(Twice, "subscribe of %s arrived once too often, in %s", phone, which(a))
 		} else {
-			v.add(Order, "unsubscribe of %s arrived in %s although a later subscribe had", phone, told(a))
+			v.add(Order, "unsubscribe of %s arrived in %s although a later subscribe had", phone, which(a))
 		}
 	}
 	for phone, list := range turns {

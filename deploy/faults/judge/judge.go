@@ -109,8 +109,8 @@ func (v *Verdict) add(p Promise, format string, args ...any) {
 	v.Violations = append(v.Violations, Violation{p, fmt.Sprintf(format, args...)})
 }
 
-// told tells which call a was, and when it arrived.
-func told(a api.Arrival) string {
+// which tells which call a was, and when it arrived.
+func which(a api.Arrival) string {
 	return fmt.Sprintf("call %d at %s", a.Seq, a.At.Format(time.StampMilli))
 }
 

@@ -2,6 +2,7 @@ package plant
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -68,7 +69,7 @@ func (p *Plant) Uploads(account int) string {
 
 // openDoors opens the addresses that all replicas share.
 func (p *Plant) openDoors(ctx context.Context) (err error) {
-	p.peers = wire.NewPeers(p.processes)
+	p.peers = wire.NewPeers(p.pids)
 	if p.api, err = wire.Open(ctx, host+":0", p.route(Attributes, 0)); err != nil {
 		return err
 	}
@@ -86,20 +87,24 @@ func (p *Plant) openDoors(ctx context.Context) (err error) {
 func (p *Plant) route(worker Worker, server int) func(net.Conn) *wire.Wire {
 	return func(c net.Conn) *wire.Wire {
 		id, err := p.peers.Of(c)
-		if err != nil {
+		if errors.Is(err, wire.ErrNoPeer) {
 			return nil // it has ended
+		}
+		if err != nil {
+			p.fail(err)
+			return nil
 		}
 		for _, r := range p.Replicas {
 			if r.Worker == worker && r.pid() == id {
 				return r.Attentive[server]
 			}
 		}
-		return nil
+		return nil // it has ended meanwhile
 	}
 }
 
-// processes returns the ids of those of all replicas.
-func (p *Plant) processes() (ids []int) {
+// pids returns the ids of the processes of all replicas.
+func (p *Plant) pids() (ids []int) {
 	for _, r := range p.Replicas {
 		ids = append(ids, r.pid())
 	}

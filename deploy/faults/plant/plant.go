@@ -158,7 +158,7 @@ func (p *Plant) startReplicas(ctx context.Context) error {
 	return nil
 }
 
-// layWires lays those of a replica.
+// layWires lays the wires of a replica.
 func (p *Plant) layWires(ctx context.Context, r *Replica) error {
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"attentive.internal/deploy/faults/wire"
@@ -31,9 +32,10 @@ type Replica struct {
 	ops   string
 	doors []*wire.Door // to the nodes
 
-	mu      sync.Mutex // guards the rest
+	process atomic.Pointer[process.Process] // that runs or ran last
+
+	mu      sync.Mutex // guards the rest, and is held while a process is started or killed
 	program string
-	process *process.Process
 	starts  int
 	wanted  bool // the process is to run
 }
@@ -60,11 +62,12 @@ func (r *Replica) Start(ctx context.Context) error {
 	starts := r.starts
 	cmd := exec.CommandContext(ctx, r.program, "run", "--config", r.config(), "--ops-address", r.ops)
 	cmd.Stderr = &logbook{to: f, told: func(line Line) { r.plant.told(r, starts, line) }}
-	r.process, err = process.Start(cmd)
+	started, err := process.Start(cmd)
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
-	ended := r.process.Ended()
+	r.process.Store(started)
+	ended := started.Ended()
 	r.plant.work.Go(func() {
 		<-ended
 		_ = f.Close() // what is lost of a log is lost
@@ -116,7 +119,7 @@ func (r *Replica) Kill() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.wanted = false
-	err := r.process.Kill()
+	err := r.process.Load().Kill()
 	for _, w := range r.wires() {
 		w.Drop()
 	}
@@ -127,7 +130,7 @@ func (r *Replica) Kill() error {
 func (r *Replica) Stop() error {
 	r.mu.Lock()
 	r.wanted = false
-	running := r.process
+	running := r.process.Load()
 	r.mu.Unlock()
 	select {
 	case <-running.Ended():
@@ -142,21 +145,22 @@ func (r *Replica) end() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.wanted = false
-	if r.process == nil {
+	running := r.process.Load()
+	if running == nil {
 		return nil
 	}
-	return r.process.Kill()
+	return running.Kill()
 }
 
 // Freeze stops the process where it is; Thaw lets it go on.
-func (r *Replica) Freeze() error { return r.running().Freeze() }
+func (r *Replica) Freeze() error { return r.process.Load().Freeze() }
 
 // Thaw ends Freeze.
-func (r *Replica) Thaw() error { return r.running().Thaw() }
+func (r *Replica) Thaw() error { return r.process.Load().Thaw() }
 
 // Ready returns when the worker says that it is ready.
 func (r *Replica) Ready(ctx context.Context) error {
-	return r.running().Ready(ctx, fmt.Sprintf("http://%s/readyz", r.ops))
+	return r.process.Load().Ready(ctx, fmt.Sprintf("http://%s/readyz", r.ops))
 }
 
 // Metrics returns what the worker exposes now.
@@ -165,20 +169,18 @@ func (r *Replica) Metrics(ctx context.Context) (string, error) {
 	return string(text), err
 }
 
-func (r *Replica) running() *process.Process {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.process
-}
-
-// pid is that of the process that runs or ran last.
+// pid is the id of the process; zero of one that has ended, or was never started.
 func (r *Replica) pid() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.process == nil {
+	running := r.process.Load()
+	if running == nil {
 		return 0
 	}
-	return r.process.ID()
+	select {
+	case <-running.Ended():
+		return 0
+	default:
+		return running.ID()
+	}
 }
 
 func (r *Replica) wires() []*wire.Wire {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"sync"
 	"time"
@@ -16,23 +17,21 @@ const windowBytes = 256 << 10
 // pieceBytes is the most that is read at once.
 const pieceBytes = 32 << 10
 
-// link is one connection over a wire.
+// link is one connection over a wire. What the client sends is read from the first
+// moment on, while its way is looked for too: when it was sent, and that the client has
+// reset the connection, must be known at once.
 type link struct {
 	client *net.TCPConn
-	wire   *Wire
-	// routed is closed when wire and server are known. What the client sends is
-	// read from the first moment on: when it was sent must be known exactly.
-	routed chan struct{}
 	over   chan struct{} // closed when nothing passes any more
 
 	mu     sync.Mutex // guards the rest, and that over is closed once
+	wire   *Wire      // nil until it is known; then it does not change
+	untold []piece    // what the client has sent until then
 	server *net.TCPConn
 	ended  bool
 }
 
-func newLink(client *net.TCPConn) *link {
-	return &link{client: client, routed: make(chan struct{}), over: make(chan struct{})}
-}
+func newLink(client *net.TCPConn) *link { return &link{client: client, over: make(chan struct{})} }
 
 // run asks route for the wire and returns once both directions have ended;
 // closing ends them.
@@ -49,34 +48,57 @@ func (l *link) run(ctx context.Context, route func(net.Conn) *Wire, closing <-ch
 		case <-l.over:
 		}
 	})
-	if l.wire = route(l.client); l.wire == nil || !l.wire.connect(ctx, l) {
+	w := route(l.client)
+	if w == nil {
 		l.reset()
 		return
 	}
-	defer l.wire.forget(l)
-	close(l.routed)
+	l.lead(w)
+	if !w.connect(ctx, l) {
+		l.reset()
+		return
+	}
+	defer w.forget(l)
 	work.Go(func() { l.write(l.server, up) })
 	work.Go(func() { l.read(l.server, down) })
 	work.Go(func() { l.write(l.client, down) })
 	work.Wait()
 }
 
+// lead makes w the wire of l, and tells of what was sent before that was known.
+func (l *link) lead(w *Wire) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wire = w
+	for _, p := range l.untold {
+		w.tell(p)
+	}
+	l.untold = nil
+}
+
+// sent tells of p, once it is known over which wire it goes.
+func (l *link) sent(p piece) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.wire == nil {
+		l.untold = append(l.untold, p)
+		return
+	}
+	l.wire.tell(p)
+}
+
 // read fills f until its source has ended.
 func (l *link) read(from *net.TCPConn, f *flow) {
 	for {
-		read := make([]byte, pieceBytes)
-		n, err := from.Read(read)
+		bytes := make([]byte, pieceBytes)
+		n, err := from.Read(bytes)
 		at := time.Now()
-		select {
-		case <-l.routed:
-		case <-l.over:
-			return
-		}
 		if n > 0 {
-			if f.up && l.wire.cfg.Sent != nil {
-				l.wire.cfg.Sent(at, read[:n])
+			p := piece{bytes[:n], at}
+			if f.up {
+				l.sent(p)
 			}
-			f.add(piece{read[:n], at}, l.over)
+			f.add(p, l.over)
 		}
 		switch {
 		case err == nil:
@@ -110,23 +132,24 @@ func (l *link) write(to *net.TCPConn, f *flow) {
 }
 
 // lets waits until the wire is open, and reports whether p may pass then. It resets the
-// link when it has held p for longer than its sender's kernel would have, whatever for:
-// a way that takes long to be found holds it too.
+// link when p has waited for longer, since it was read, than its sender's kernel would
+// have kept it: in a freeze, or while the way was looked for.
 func (l *link) lets(f *flow, p piece) bool {
-	var late <-chan time.Time
 	held := l.wire.cfg.Unacknowledged
-	if f.up {
-		l.wire.pass()
+	if !f.up || held == 0 {
+		held = math.MaxInt64
 	}
-	if f.up && held > 0 {
-		late = time.After(time.Until(p.at.Add(held)))
+	late := time.NewTimer(held - time.Since(p.at))
+	defer late.Stop()
+	if f.up && time.Since(p.at) < held {
+		l.wire.pass()
 	}
 	select {
 	case <-l.wire.gate():
-		if late == nil || time.Since(p.at) < held {
+		if time.Since(p.at) < held {
 			return true
 		}
-	case <-late:
+	case <-late.C:
 	case <-l.over:
 	}
 	l.reset()

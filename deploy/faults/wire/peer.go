@@ -36,7 +36,7 @@ func (p *Peers) Of(c net.Conn) (id int, err error) {
 	ours, theirs := c.LocalAddr().(*net.TCPAddr), c.RemoteAddr().(*net.TCPAddr)
 	l := p.look()
 	if l.err != nil {
-		return 0, fmt.Errorf("look for the peer of %s: %w; Linux is needed", theirs, l.err)
+		return 0, fmt.Errorf("look for the peer of %s: %w", theirs, l.err)
 	}
 	id, ok := l.owners[l.sockets[ports{theirs.Port, ours.Port}]]
 	if !ok {
@@ -95,7 +95,7 @@ func (l *look) take(processes []int) {
 func sockets() (map[ports]string, error) {
 	f, err := os.Open("/proc/net/tcp")
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w; Linux is needed", err)
 	}
 	defer func() { _ = f.Close() }() // only read from
 	all := make(map[ports]string)

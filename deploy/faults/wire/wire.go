@@ -45,8 +45,8 @@ type Config struct {
 	// called concurrently and must not keep the bytes.
 	Sent func(at time.Time, piece []byte)
 	// Unacknowledged is the TCP_USER_TIMEOUT that processes set: for how long what
-	// they have sent is held, since it was read, before their connection is reset. Zero
-	// is for ever. The wire itself acknowledges at once, so their kernel does not do it.
+	// they have sent is held here, since it was read, before their connection is reset.
+	// Zero is for ever. The wire itself acknowledges at once, so their kernel does not do it.
 	Unacknowledged time.Duration
 }
 
@@ -248,6 +248,13 @@ func (w *Wire) Drop() {
 func (w *Wire) drop() {
 	for l := range w.links {
 		l.reset()
+	}
+}
+
+// tell tells of a piece that was sent.
+func (w *Wire) tell(p piece) {
+	if w.cfg.Sent != nil {
+		w.cfg.Sent(p.at, p.bytes)
 	}
 }
 

@@ -246,7 +246,7 @@ func TestFreeze(t *testing.T) {
 	})
 	t.Run("not when its sender's kernel has given it up", func(t *testing.T) {
 		t.Parallel()
-		s, w, d := path(t, wire.Config{Unacknowledged: 100 * time.Millisecond})
+		s, w, d := path(t, wire.Config{Unacknowledged: 3 * time.Second})
 		c := dial(t, d)
 		say(t, c, "before")
 		hear(t, c)
@@ -364,32 +364,61 @@ func TestCloseWhileAConnectionIsRouted(t *testing.T) {
 }
 
 // What waits for its way to be found is held as in a freeze: its sender's kernel gives it
-// up.
-func TestAWayThatIsFoundTooLate(t *testing.T) {
+// up, and its sender may.
+func TestWhileTheWayIsLookedFor(t *testing.T) {
 	t.Parallel()
-	s, w, _ := path(t, wire.Config{Unacknowledged: 100 * time.Millisecond})
-	goOn := make(chan struct{})
-	d, err := wire.Open(t.Context(), "127.0.0.1:0", func(net.Conn) *wire.Wire {
-		<-goOn
-		return w
-	})
-	if err != nil {
-		t.Fatal(err)
+	tests := []struct {
+		name string
+		// meanwhile is done while the way of what was sent is looked for.
+		meanwhile func(t *testing.T, c *net.TCPConn)
+		reset     bool
+	}{
+		{"soon found", func(*testing.T, *net.TCPConn) {}, false},
+		{"too late", func(*testing.T, *net.TCPConn) { time.Sleep(4 * time.Second) }, true},
+		{"its sender has reset the connection", func(t *testing.T, c *net.TCPConn) {
+			if err := errors.Join(c.SetLinger(0), c.Close()); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(100 * time.Millisecond) // it has long been heard
+		}, true},
 	}
-	c := dial(t, d)
-	say(t, c, "late")
-	time.Sleep(200 * time.Millisecond) // longer than it may be held
-	close(goOn)
-	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("the sender sees %v, want a reset", err)
-	}
-	s.silent(t)
-	say(t, dial(t, d), "in time")
-	if got := s.arrives(t); got != "in time\n" {
-		t.Errorf("%q arrived", got)
-	}
-	if err := d.Close(); err != nil {
-		t.Error(err)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			sent := make(chan string, 1)
+			s, w, _ := path(t, wire.Config{
+				Unacknowledged: 3 * time.Second,
+				Sent:           func(_ time.Time, piece []byte) { sent <- string(piece) },
+			})
+			asked, found := make(chan struct{}), make(chan struct{})
+			d, err := wire.Open(t.Context(), "127.0.0.1:0", func(net.Conn) *wire.Wire {
+				close(asked)
+				<-found
+				return w
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := d.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			c := dial(t, d)
+			say(t, c, "hello")
+			<-asked
+			time.Sleep(100 * time.Millisecond) // it is read
+			tt.meanwhile(t, c)
+			close(found)
+			if tt.reset {
+				s.silent(t)
+			} else if got := s.arrives(t); got != "hello\n" {
+				t.Errorf("%q arrived", got)
+			}
+			if got := <-sent; got != "hello\n" {
+				t.Errorf("told of %q", got)
+			}
+		})
 	}
 }
 
