@@ -364,23 +364,17 @@ func TestCloseWhileAConnectionIsRouted(t *testing.T) {
 }
 
 // What waits for its way to be found is held as in a freeze: its sender's kernel gives it
-// up, and its sender may.
+// up.
 func TestWhileTheWayIsLookedFor(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name string
-		// meanwhile is done while the way of what was sent is looked for.
-		meanwhile func(t *testing.T, c *net.TCPConn)
-		reset     bool
+		// takes is how long the way is looked for once something was sent.
+		takes time.Duration
+		reset bool
 	}{
-		{"soon found", func(*testing.T, *net.TCPConn) {}, false},
-		{"too late", func(*testing.T, *net.TCPConn) { time.Sleep(4 * time.Second) }, true},
-		{"its sender has reset the connection", func(t *testing.T, c *net.TCPConn) {
-			if err := errors.Join(c.SetLinger(0), c.Close()); err != nil {
-				t.Error(err)
-			}
-			time.Sleep(100 * time.Millisecond) // it has long been heard
-		}, true},
+		{"soon found", 0, false},
+		{"too late", 4 * time.Second, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -408,7 +402,7 @@ func TestWhileTheWayIsLookedFor(t *testing.T) {
 			say(t, c, "hello")
 			<-asked
 			time.Sleep(100 * time.Millisecond) // it is read
-			tt.meanwhile(t, c)
+			time.Sleep(tt.takes)
 			close(found)
 			if tt.reset {
 				s.silent(t)
@@ -420,6 +414,49 @@ func TestWhileTheWayIsLookedFor(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Nor does anything arrive of a connection that its sender has reset meanwhile. To a wire
+// that hears of it later only some of that gets through, so there are many.
+func TestResetWhileTheWayIsLookedFor(t *testing.T) {
+	t.Parallel()
+	const connections = 200
+	s, w, _ := path(t, wire.Config{})
+	asked, found := make(chan struct{}, connections), make(chan struct{})
+	d, err := wire.Open(t.Context(), "127.0.0.1:0", func(net.Conn) *wire.Wire {
+		asked <- struct{}{}
+		<-found
+		return w
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	var clients []*net.TCPConn
+	for range connections {
+		c := dial(t, d)
+		say(t, c, "given up")
+		clients = append(clients, c)
+	}
+	for range connections {
+		<-asked
+	}
+	time.Sleep(100 * time.Millisecond) // all is read
+	for _, c := range clients {
+		if err := errors.Join(c.SetLinger(0), c.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+	time.Sleep(100 * time.Millisecond) // all is heard
+	for range connections {
+		found <- struct{}{}
+		time.Sleep(time.Millisecond) // one after the other
+	}
+	s.silent(t)
 }
 
 func TestDropLosesWhatIsHeld(t *testing.T) {
